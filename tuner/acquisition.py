@@ -1,0 +1,91 @@
+"""What to run next: knowledge about the target's optimum per unit of cost.
+
+The knowledge gradient of a run b (Frazier, Powell and Dayanik 2009) is how much lower the smallest posterior mean at
+the target is expected to be after it. The mean at target points a moves by s_b(a) Z, Z ~ N(0, 1), so
+
+    KG(b) = min_a mu(a) - E[ min_a mu(a) + s_b(a) Z ]          s_b(a) = cov(a, b) / sqrt(var(b) + noise(b))
+
+an expected extremum of affine functions of one normal, in closed form. mu and cov are the first two moments of the
+surrogate, drift and laws integrated out: a run that would settle the drift is worth much.
+A pending run is conditioned on before its loss is known: it lowers covariances and leaves mu where it is.
+
+The first run at a new scale teaches little alone, because the level of the loss there is unknown too; the second, on
+the other side of the valley, teaches the drift. So scales are compared by batches: runs are added greedily by KG, and
+the best rate of joint knowledge to cost over batch sizes 1, 2, 4 is what a scale is worth (KG of replicates, Frazier
+and Powell 2010, for runs that differ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, qmc
+
+from tuner.surrogate.optimum import Moments
+
+Array = NDArray[np.float64]
+
+
+def expected_max_affine(intercepts: Array, slopes: Array) -> Array:
+    """E[max_i intercepts_i + slopes_i Z], Z ~ N(0, 1), exactly; (c,) or (r, c), (r, c) -> (r,).
+
+    Walks the upper envelope from Z = -inf: on line i, the next is the steeper line whose crossing comes first.
+    """
+    a, b = np.broadcast_arrays(intercepts, slopes)
+    rows = np.arange(len(b))
+    line = np.lexsort((-a, b))[:, 0]
+    left, total = np.full(len(b), -np.inf), np.zeros(len(b))
+    while True:
+        ai, bi = a[rows, line][:, None], b[rows, line][:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossing = np.where(b - bi > 1e-12, (ai - a) / (b - bi), np.inf)
+        following = crossing.argmin(1)
+        right = np.maximum(crossing[rows, following], left)
+        total += ai[:, 0] * (norm.cdf(right) - norm.cdf(left)) + bi[:, 0] * (norm.pdf(left) - norm.pdf(right))
+        if np.isinf(right).all():
+            return total
+        line, left = np.where(np.isinf(right), line, following), right
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What candidate runs (b) would teach about target points (a), given the runs under way."""
+
+    target: Moments
+    runs: Moments
+
+    @cached_property
+    def _cross(self) -> Array:
+        return self.target.covariance(self.runs).numpy()
+
+    def shifts(self, pending: Moments | None) -> Array:
+        """s_b(a): movement of the target's mean per standard deviation of a run's outcome, (b, a)."""
+        cross, variance, noise = self._cross, self.runs.variance.numpy(), self.runs.noise.numpy()
+        if pending is not None:
+            among = pending.covariance(pending).numpy() + np.diag(pending.noise.numpy())
+            with_runs = pending.covariance(self.runs).numpy()
+            known = np.linalg.solve(among, with_runs)
+            cross = cross - self.target.covariance(pending).numpy() @ known
+            variance = variance - (with_runs * known).sum(0)
+        return (cross / np.sqrt(np.maximum(variance, 0.0) + noise)).T
+
+    def gradient(self, shifts: Array) -> Array:
+        """KG of runs with these shifts (b, a), in units of the data: (b,)."""
+        mean = self.target.mean.numpy()
+        return np.maximum(mean.min() + expected_max_affine(-mean, -shifts), 0.0)
+
+    def joint(self, shifts: Array) -> float:
+        """Knowledge from a batch whose successive conditional shifts are the rows (q, a), by quasi-Monte Carlo."""
+        mean = self.target.mean.numpy()
+        return float(mean.min() - (mean + _normals(len(shifts)) @ shifts).min(1).mean())
+
+
+@lru_cache(maxsize=8)
+def _normals(dimensions: int) -> Array:
+    """256 antithetic points of N(0, I), (256, q)."""
+    uniform = qmc.Sobol(dimensions, rng=np.random.default_rng(0)).random(128)
+    half = norm.ppf(np.clip(uniform, 1e-6, 1 - 1e-6))
+    return np.vstack([half, -half])

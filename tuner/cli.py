@@ -1,0 +1,158 @@
+"""The command line. `--json` prints one object on standard output; everything else goes to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+study_file = click.argument("study", type=click.Path(dir_okay=False))
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="transfer-tuner")
+def main() -> None:
+    """Choose the hyperparameters of a network too large to tune, from cheap runs of smaller ones."""
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Bad input is one line and status 2; Ctrl-C is status 130 and says how to go on."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except ValueError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; finished trials are recorded. To go on: {_again()}", err=True)
+            sys.exit(INTERRUPTED)
+
+    return run
+
+
+def _again() -> str:
+    return " ".join(["tuner", *sys.argv[1:]])
+
+
+@main.command()
+@study_file
+@click.option("--budget", type=float, help="Of the search, in target runs; default: the study file's.")
+@click.option("--workers", type=click.IntRange(0), help="Worker processes; 0: this one. Default: one a core.")
+@click.option("--no-verify", is_flag=True, help="Leave out the run at the target that checks the answer.")
+@as_json
+@_command
+def run(study: str, budget: float | None, workers: int | None, no_verify: bool, as_json: bool) -> None:
+    """Run live training, or resume it, and check the answer at the target."""
+    from tuner.opening import open_study
+    from tuner.report.terminal import progress
+    from tuner.studyfile import read
+
+    file = read(study)
+    budget = _positive(file.budget.target_runs if budget is None else budget)
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    with open_study(file) as opened:
+        with progress(budget) as shown:
+            stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
+        rec = opened.recommend()
+        if file.budget.verify and not no_verify:
+            click.echo(f"verifying at {opened.problem.target} ...", err=True)
+            opened.verify(rec.params, workers=min(workers, 1))
+        _print_answer(opened, rec, as_json, opened.ledger(rec.params, stopped))
+
+
+@main.command()
+@study_file
+@as_json
+@_command
+def predict(study: str, as_json: bool) -> None:
+    """Say what the record knows of the target, without a new run."""
+    from tuner.opening import open_study
+    from tuner.studyfile import read
+
+    with open_study(read(study), must_exist=True) as opened:
+        _print_answer(opened, opened.recommend(), as_json, None)
+
+
+def _print_answer(study: Any, rec: Any, as_json: bool, ledger: dict[str, Any] | None) -> None:
+    from tuner.report.terminal import answer, bill, console, prediction
+
+    console.print(answer(study, rec))
+    console.print(prediction(rec))
+    if ledger is not None:
+        console.print(bill(study, ledger, rec))
+    if as_json:
+        spent = study.spent()
+        told = {
+            "target": dict(study.problem.target),
+            **rec.as_json(),
+            "spent": {"cost": spent, "target_runs": spent / study.target_cost},
+            "trials": len(study.observations),
+        }
+        click.echo(json.dumps({**told, **({} if ledger is None else {"ledger": ledger})}))
+
+
+def _positive(budget: float) -> float:
+    if not 0 < budget < float("inf"):
+        raise ValueError(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
+    return budget
+
+
+@main.command()
+@study_file
+@click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@_command
+def report(study: str, output: str) -> None:
+    """Write one self-contained HTML page about the study."""
+    from tuner.opening import open_study
+    from tuner.report.page import write
+    from tuner.studyfile import read
+
+    with open_study(read(study), must_exist=True) as opened:
+        write(opened, output)
+    click.echo(f"wrote {output}", err=True)
+
+
+@main.command()
+@study_file
+@click.option("--methods", default="transfer,optuna-tpe,optuna-gp,random,copy", show_default=True)
+@click.option("--seeds", default="0:1", show_default=True, help="A:B, half-open.")
+@click.option("--budget", type=float, help="Of a search from below, in target runs; default: the study file's.")
+@click.option("--direct", default=16, show_default=True, type=click.IntRange(1), help="Runs of direct tuning.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a core.")
+@as_json
+@_command
+def compare(
+    study: str, methods: str, seeds: str, budget: float | None, direct: int, workers: int | None, as_json: bool
+) -> None:
+    """Cost against regret, methods side by side, each charged for every run it makes."""
+    from tuner.comparison import compare_live
+    from tuner.report.terminal import comparison, console
+    from tuner.studyfile import read
+
+    file = read(study)
+    budget = _positive(file.budget.target_runs if budget is None else budget)
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    compared = compare_live(file, methods.split(","), _seeds(seeds), budget, direct, workers)
+    console.print(comparison(compared))
+    if as_json:
+        click.echo(json.dumps({"methods": compared}))
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise ValueError(f"seeds: must be A:B with A below B, got {text!r}; write for example 0:5")
+    return range(int(first), int(last))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""The tuner's two questions, as pure functions of the record: what to run next, and what is best at the target.
+
+Everything here is in base coordinates; randomness comes from (seed, number of observations) alone. The algebra runs on
+one thread: its matrices are small, and an answer must not depend on how many threads the host has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from tuner.acquisition import Knowledge
+from tuner.parametrization import Parametrization
+from tuner.scale import Scale
+from tuner.space import Categorical, Float, Params, SearchSpace, Value
+from tuner.surrogate.fit import Fit, climb, spread, starts
+from tuner.surrogate.frame import DTYPE, Data, Frame
+from tuner.surrogate.optimum import Moments, Points
+from tuner.trial import Observation, Proposal, Recommendation
+
+Array = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LEVEL = 0.9  # of every interval
+SCREEN = 128  # space-filling points of a candidate set
+NEAR = 128  # points near where the optimum may be
+RUNS = 512  # candidate runs over all proxies
+LOOKAHEAD = 4  # runs at one scale that are weighed together
+DRAWS = 512  # of the optimum's location
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked.
+
+    Args:
+        space: hyperparameters, ranges in base coordinates.
+        target: the scale the answer is for.
+        proxies: the scales that may be run.
+        base: where base and raw coordinates agree.
+        parametrization: exponents and drift prior.
+        cost: of a run, from base hyperparameters and a scale; in the study's unit.
+    """
+
+    space: SearchSpace
+    target: Scale
+    proxies: tuple[Scale, ...]
+    base: Scale
+    parametrization: Parametrization
+    cost: Callable[[Params, Scale], float] = field(compare=False)
+
+    def __post_init__(self) -> None:
+        for scale in (*self.proxies, self.base):
+            if set(scale) != set(self.target):
+                raise ValueError(
+                    f"scale: all scales must name the same axes, got {sorted(scale)} and {sorted(self.target)}; "
+                    "name all"
+                )
+        if not self.proxies:
+            raise ValueError("scale: at least one proxy is needed, got none; add a smaller scale")
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The axes along which some proxy differs from the target."""
+        return tuple(a for a in self.target if any(p[a] != self.target[a] for p in self.proxies))
+
+    @cached_property
+    def frame(self) -> Frame:
+        beliefs = [
+            [self.parametrization.belief(self.space, name, axis, self.target) for axis in self.axes]
+            for name in self.space
+        ]
+        table = torch.tensor(beliefs, dtype=DTYPE).reshape(len(self.space), len(self.axes), 2)
+        nats = torch.tensor([self.nats(name) for name in self.space], dtype=DTYPE)[:, None]
+        numeric = torch.tensor([not isinstance(d, Categorical) for d in self.space.values()])
+        reach = [max((math.log(p[a] / self.target[a]) for p in self.proxies), key=abs) for a in self.axes]
+        return Frame(numeric, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats)
+
+    def nats(self, name: str) -> float:
+        """Length of a hyperparameter's coordinate in nats; 1 for a category, which has none."""
+        dimension = self.space[name]
+        return 1.0 if isinstance(dimension, Categorical) else dimension.nats
+
+    def inputs(self, points: Array, scale: Scale) -> Tensor:
+        """Cube points (c, d) at one scale -> X (c, d + a)."""
+        logs = [math.log(scale[a] / self.target[a]) for a in self.axes]
+        return torch.cat([torch.from_numpy(points), torch.tensor(logs, dtype=DTYPE).expand(len(points), -1)], 1)
+
+    def located(self, runs: Sequence[Observation] | Sequence[Proposal]) -> Tensor:
+        """Runs -> X (n, d + a)."""
+        rows = [self.inputs(self.space.encode(run.params)[None], run.scale) for run in runs]
+        return torch.cat(rows) if rows else torch.zeros(0, len(self.space) + len(self.axes), dtype=DTYPE)
+
+    def snapped(self, points: Array) -> Array:
+        """The cube points that integers and categories can take, (c, d)."""
+        columns = [
+            points[:, j] if isinstance(d, Float) else np.array([d.encode(d.decode(float(u))) for u in points[:, j]])
+            for j, d in enumerate(self.space.values())
+        ]
+        return np.clip(np.stack(columns, 1), 0.0, 1.0)
+
+
+def _one_thread(function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with threadpool_limits(1):
+                return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+
+    return limited
+
+
+@_one_thread
+def propose(
+    problem: Problem,
+    observations: Sequence[Observation],
+    pending: Sequence[Proposal] = (),
+    *,
+    seed: int = 0,
+    budget: float = math.inf,
+    count: int = 1,
+) -> list[Proposal]:
+    """The next runs to make, all of one scale, each chosen knowing those before it are under way.
+
+    Args:
+        observations: finished runs. pending: runs under way.
+        budget: cost that is left; no run that exceeds it is proposed.
+        count: how many runs at most.
+
+    Returns:
+        Between 0 and `count` proposals; none when no proxy fits the budget.
+    """
+    number = len(observations) + len(pending)
+    if number < _first_runs(problem) or not any(not o.diverged for o in observations):
+        return _design(problem, number, seed, budget, count)
+    fitted = _fitted(problem, observations, seed)
+    generator = _generator(seed, number)
+    with torch.no_grad():
+        points = _candidates(problem, fitted, problem.target, generator)
+        return _most_taught(problem, fitted, points, list(pending), generator, budget, count)
+
+
+@_one_thread
+def recommend(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> Recommendation:
+    """What is best at the target, from the finished runs.
+
+    Raises:
+        ValueError: no run with a finite loss.
+    """
+    if all(o.diverged for o in observations):
+        raise ValueError(
+            f"recommend: at least one run with a finite loss is needed, got {len(observations)} runs, all diverged; "
+            "lower the ranges of the space or run more trials"
+        )
+    fitted = _fitted(problem, observations, seed)
+    generator = _generator(seed, len(observations))
+    return _answer(problem, fitted, generator)
+
+
+# What to run
+
+
+def _first_runs(problem: Problem) -> int:
+    """Space-filling runs before the surrogate is asked."""
+    return len(problem.space) + 2
+
+
+def _design(problem: Problem, number: int, seed: int, budget: float, count: int) -> list[Proposal]:
+    """The next points of a scrambled Sobol sequence, at the cheapest proxy."""
+    points = qmc.Sobol(len(problem.space), rng=np.random.default_rng(seed)).random(_power_of_two(number + count))
+    chosen: list[Proposal] = []
+    for point in points[number : number + count]:
+        params = problem.space.decode(point)
+        scale = min(problem.proxies, key=lambda s: problem.cost(params, s))
+        budget -= problem.cost(params, scale)
+        if budget < 0:
+            break
+        chosen.append(Proposal(params, scale))
+    return chosen
+
+
+def _most_taught(
+    problem: Problem,
+    fitted: Fit,
+    points: Array,
+    pending: list[Proposal],
+    generator: torch.Generator,
+    budget: float,
+    count: int,
+) -> list[Proposal]:
+    """The greedy batch of the scale with the best rate of knowledge to cost."""
+    target = Moments(fitted, problem.inputs(points, problem.target))
+    batches = [
+        _batch(problem, target, _at_proxy(problem, fitted, points, scale, generator), scale, pending, budget, count)
+        for scale in problem.proxies
+    ]
+    return max(batches, key=lambda batch: batch[0])[1]
+
+
+def _batch(
+    problem: Problem, target: Moments, inputs: Tensor, scale: Scale, pending: list[Proposal], budget: float, count: int
+) -> tuple[float, list[Proposal]]:
+    """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them."""
+    choices = [Proposal(problem.space.decode(x), scale) for x in problem.frame.split(inputs)[0].numpy()]
+    costs = np.array([problem.cost(choice.params, scale) for choice in choices])
+    know = Knowledge(target, Moments(target.fit, inputs))
+    taken: list[int] = []
+    rows: list[Array] = []
+    rate = 0.0
+    while len(taken) < max(count, LOOKAHEAD) and (costs <= budget).any():
+        waiting = problem.located([*pending, *(choices[i] for i in taken)])
+        shifts = know.shifts(Moments(target.fit, waiting) if len(waiting) else None)
+        best = int(np.where(costs <= budget, know.gradient(shifts) / costs, -1.0).argmax())
+        taken, rows, budget = [*taken, best], [*rows, shifts[best]], budget - costs[best]
+        if len(taken) in (1, 2, LOOKAHEAD):
+            rate = max(rate, know.joint(np.array(rows)) / costs[taken].sum())
+    return rate, [choices[i] for i in taken[:count]]
+
+
+def _at_proxy(problem: Problem, fitted: Fit, points: Array, scale: Scale, generator: torch.Generator) -> Tensor:
+    """A share of the target's points, moved by the mean drift to where they matter at a proxy: X (c, d + a)."""
+    share = min(len(points), max(RUNS // len(problem.proxies), 32))
+    kept = points[torch.randperm(len(points), generator=generator)[:share].numpy()]
+    inputs = problem.inputs(kept, scale)
+    drift = (fitted.weights[:, None, None] * fitted.processes.drift(inputs)).sum(0).numpy()
+    return problem.inputs(problem.snapped(np.clip(kept + drift, 0.0, 1.0)), scale)
+
+
+# What is best
+
+
+def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recommendation:
+    with torch.no_grad():
+        at_target = problem.inputs(_candidates(problem, fitted, problem.target, generator, rounds=2), problem.target)
+        points = Points(fitted, at_target)
+        best = int(points.mean.argmin())
+        drawn, member = points.draws(DRAWS, generator)
+        losses = points.losses(drawn, member)
+        where = problem.frame.split(at_target)[0][drawn.argmin(1)].numpy()
+        chosen = problem.frame.split(at_target)[0][best].numpy()
+        drift = {axis: _drift(problem, fitted, axis, generator) for axis in problem.axes}
+    params = problem.space.decode(chosen)
+    raw = problem.parametrization.to_raw(problem.space, params, problem.target, problem.base)
+    return Recommendation(
+        params=raw,
+        interval=_interval(problem, params, where),
+        loss=float(losses[:, best].mean()),
+        loss_sd=float(losses[:, best].std()),
+        expected_regret=float((losses[:, best] - losses.gather(1, drawn.argmin(1)[:, None])[:, 0]).mean().clamp(min=0)),
+        drift={
+            name: {axis: drift[axis][name] for axis in problem.axes if name in drift[axis]} for name in problem.space
+        },
+    )
+
+
+def _interval(problem: Problem, params: Params, where: Array) -> dict[str, tuple[Value, ...]]:
+    """Central 90 % of the draws of the optimum's location (draws, d), raw at the target; contains `params`."""
+    tail = (1 - LEVEL) / 2
+    interval: dict[str, tuple[Value, ...]] = {}
+    for j, (name, dimension) in enumerate(problem.space.items()):
+        if isinstance(dimension, Categorical):
+            interval[name] = _likely([dimension.decode(float(u)) for u in where[:, j]], params[name])
+            continue
+        factor = problem.parametrization.factor(problem.space, name, problem.target, problem.base)
+        ends = [dimension.decode(float(u)) for u in np.quantile(where[:, j], [tail, 1 - tail])]
+        low, high = min(*ends, params[name]), max(*ends, params[name])
+        moved = [
+            problem.parametrization.to_raw(problem.space, {name: v}, problem.target, problem.base)[name]
+            for v in (low, high)
+        ]
+        interval[name] = tuple(moved) if factor > 0 else ()
+    return interval
+
+
+def _likely(drawn: list[Value], chosen: Value) -> tuple[Value, ...]:
+    """The fewest choices that hold 90 % of the draws, most likely first, and the recommended one."""
+    counts = sorted(((drawn.count(v), repr(v), v) for v in {*drawn, chosen}), reverse=True)
+    kept, held = [], 0
+    for count, _, value in counts:
+        if held < LEVEL * len(drawn):
+            kept.append(value)
+        held += count
+    return tuple(kept if chosen in kept else [*kept, chosen])
+
+
+def _drift(
+    problem: Problem, fitted: Fit, axis: str, generator: torch.Generator
+) -> dict[str, tuple[float, float, float]]:
+    """d ln(raw optimum) / d ln(axis) between its reach and the target, the other axes at the target: mean, 90 %.
+
+    Read from joint draws of the landscape at the two scales, not from Delta: g moves the optimum too.
+    """
+    reach = max((p[axis] for p in problem.proxies), key=lambda n: abs(math.log(n / problem.target[axis])))
+    scales = [Scale({**problem.target, axis: reach}), problem.target]
+    sets = [problem.inputs(_candidates(problem, fitted, scale, generator, rounds=2), scale) for scale in scales]
+    drawn, _ = Points(fitted, torch.cat(sets)).draws(DRAWS, generator)
+    optima = [
+        problem.frame.split(inputs)[0][part.argmin(1)].numpy()
+        for inputs, part in zip(sets, drawn.split([len(s) for s in sets], 1), strict=True)
+    ]
+    slopes = (optima[1] - optima[0]) / math.log(problem.target[axis] / reach)
+    drift = {}
+    for j, (name, dimension) in enumerate(problem.space.items()):
+        if not isinstance(dimension, Categorical):
+            gamma = problem.parametrization.exponent(problem.space, name, axis)
+            slope = gamma + problem.nats(name) * slopes[:, j]
+            low, high = np.quantile(slope, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            drift[name] = (float(slope.mean()), float(low), float(high))
+    return drift
+
+
+# The fit, and where to look
+
+
+def _candidates(problem: Problem, fitted: Fit, scale: Scale, generator: torch.Generator, rounds: int = 1) -> Array:
+    """Cube points worth looking at at a scale: space-filling ones, and ones near draws of the optimum there."""
+    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+    d = len(problem.space)
+    points = problem.snapped(qmc.Sobol(d, rng=rng).random(_power_of_two(SCREEN))[:SCREEN])
+    for round_ in range(rounds):
+        with torch.no_grad():
+            known = Points(fitted, problem.inputs(points, scale))
+            optima = points[known.draws(NEAR - 1, generator)[0].argmin(1)]
+            centres = np.vstack([points[int(known.mean.argmin())][None], optima])
+        width = np.maximum(0.5 * centres.std(0), 0.03) / 2**round_
+        near = centres + width * rng.standard_normal(centres.shape)
+        near = _mutated(problem, near, rng)
+        points = np.vstack([points, problem.snapped(np.clip(near, 0.0, 1.0))])
+    return points
+
+
+def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array:
+    """Categories do not move by a distance: a fifth of them are drawn anew."""
+    for j, dimension in enumerate(problem.space.values()):
+        if isinstance(dimension, Categorical):
+            points[:, j] = np.where(rng.random(len(points)) < 0.2, rng.random(len(points)), points[:, j])
+    return points
+
+
+def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
+    """The weighted set of processes; its search starts from the mode of the record's last checkpoint."""
+    runs = problem.located(observations)
+    losses = torch.tensor([math.inf if o.diverged else o.loss for o in observations], dtype=DTYPE)
+    return _fit_of(_Record.of(problem.frame, runs, losses), seed)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A record prefix as a value: what the cached fits are keyed by."""
+
+    frame: Frame
+    runs: tuple[tuple[float, ...], ...]
+    losses: tuple[float, ...]
+
+    @staticmethod
+    def of(frame: Frame, runs: Tensor, losses: Tensor) -> _Record:
+        return _Record(frame, tuple(map(tuple, runs.tolist())), tuple(losses.tolist()))
+
+    @property
+    def data(self) -> Data:
+        return Data.of(self.frame, torch.tensor(self.runs, dtype=DTYPE), torch.tensor(self.losses, dtype=DTYPE))
+
+    def first(self, count: int) -> _Record:
+        return _Record(self.frame, self.runs[:count], self.losses[:count])
+
+
+@lru_cache(maxsize=4)
+def _fit_of(record: _Record, seed: int) -> Fit:
+    count = _checkpoint(len(record.losses))
+    warm = _mode_of(record.first(count), seed)
+    mode = warm if count == len(record.losses) or warm is None else climb(record.frame, record.data, [warm])
+    return spread(record.frame, record.data, mode, _generator(seed, len(record.losses)))
+
+
+@lru_cache(maxsize=64)
+def _mode_of(record: _Record, seed: int) -> Tensor | None:
+    return climb(record.frame, record.data, starts(record.frame, _generator(seed, len(record.losses))))
+
+
+def _checkpoint(count: int) -> int:
+    """The largest of 4, 5, 8, 11, 16, 22, ... (powers of sqrt 2) that is at most `count`; `count` itself below 4."""
+    return count if count < 4 else int(2 ** (math.floor(2 * math.log2(count) + 1e-9) / 2))
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 1).bit_length()

@@ -1,0 +1,196 @@
+"""Opening a study: what is asked is checked whole before anything is written, then against the record it resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tuner.engine import Problem
+from tuner.objective import ObjectiveSource
+from tuner.parametrization import Parametrization, applied, preset
+from tuner.record import Record, exists
+from tuner.scale import Scale
+from tuner.space import Dimension, Params, SearchSpace, suggestion
+from tuner.study import Cost, Study
+from tuner.studyfile import StudyFile
+
+
+def create_study(
+    space: Mapping[str, Dimension] | None = None,
+    *,
+    target: Scale,
+    proxies: Sequence[Scale],
+    base: Scale | None = None,
+    parametrization: str | None = None,
+    exponents: Mapping[str, Mapping[str, float]] | None = None,
+    objective: Any = None,
+    cost: Cost | None = None,
+    storage: str | None = None,
+    name: str = "study",
+    seed: int = 0,
+    retries: int = 2,
+) -> Study:
+    """Create a study, or resume the one of that name in the storage.
+
+    Args:
+        space: ranges, raw at the base scale; None: the objective's own.
+        target: the scale the answer is for. proxies: the scales that may be run, each cheaper than the target.
+        base: where base and raw coordinates agree; None: the cheapest proxy.
+        parametrization: a preset's name; None: what the objective declares that it applies itself, or "none".
+        exponents: role or hyperparameter -> axis -> exponent, replacing the preset's.
+        objective: what trains, or an `ObjectiveSource` that names it; may bring space, cost and parametrization.
+        cost: `(params, scale) -> cost`, raw hyperparameters; "seconds": measured, its power law learned from the
+            trials; None: the objective's own.
+        storage: an Optuna URL (sqlite:///study.db); None: in memory.
+        retries: attempts a failed or lost trial gets beyond the first.
+
+    Raises:
+        ValueError: one line saying the law, the value and the remedy; nothing is written then.
+    """
+    source = objective if isinstance(objective, ObjectiveSource) else None
+    objective = source.load() if source else objective
+    space = SearchSpace(space if space is not None else _own(objective, "space"))
+    cost = cost or _own(objective, "cost")
+    rule = _rule(objective, parametrization, exponents)
+    _check_names(space, objective)
+    anywhere = space.decode([0.5] * len(space))
+    size = _size(cost, anywhere)
+    proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
+    if not proxies:
+        raise ValueError("scale: at least one proxy is needed, got none; add a smaller scale")
+    _check_axes(target, [*proxies, *([base] if base else [])])
+    _check_costs(size, target, proxies)
+    spec: dict[str, Any] = {
+        "space": {n: {"type": type(d).__name__, **asdict(d)} for n, d in space.items()},
+        "target": dict(target),
+        "proxies": [dict(p) for p in proxies],
+        "base": dict(base or proxies[0]),
+        "parametrization": {"preset": rule.name, "exponents": {r: dict(a) for r, a in rule.exponents.items()}},
+        "objective": {"call": source.call, "args": dict(source.args)} if source else None,
+        "cost": "seconds" if cost == "seconds" else "function",
+        "seed": seed,
+    }
+    record = Record(storage, name)
+    try:
+        _agree(record, json.loads(json.dumps(spec)))
+        study: list[Study] = []
+        problem = Problem(space, target, proxies, base or proxies[0], rule, lambda p, s: study[0].cost(p, s))
+        study.append(Study(record, problem, cost, seed, source, retries))
+        return study[0]
+    except BaseException:
+        record.close()
+        raise
+
+
+def open_study(file: StudyFile, must_exist: bool = False) -> Study:
+    """The study of a study file: created, or resumed.
+
+    Raises:
+        ValueError: as `create_study`; or there is no record and `must_exist`.
+    """
+    if must_exist and not exists(file.storage, file.study.name):
+        raise ValueError(f"record: {file.storage!r} has no study {file.study.name!r}; make it with tuner run")
+    folders = (str(file.path.parent), ".")
+    source = ObjectiveSource(file.objective.call, file.objective.args, folders)
+    return create_study(
+        file.search_space,
+        target=Scale(file.scale.target),
+        proxies=file.scale.proxy_scales(),
+        base=Scale(file.scale.base) if file.scale.base else None,
+        parametrization=file.parametrization.preset,
+        exponents=file.parametrization.exponents,
+        objective=source,
+        cost="seconds" if file.objective.cost == "seconds" else None,
+        storage=file.storage,
+        name=file.study.name,
+        seed=file.study.seed,
+        retries=file.budget.retries,
+    )
+
+
+def _own(objective: Any, attribute: str) -> Any:
+    if not hasattr(objective, attribute):
+        what = "the objective has none" if objective is not None else "there is no objective"
+        raise ValueError(f"study: {attribute} is needed, {what}; give {attribute}")
+    return getattr(objective, attribute)
+
+
+def _rule(objective: Any, name: str | None, exponents: Mapping[str, Mapping[str, float]] | None) -> Parametrization:
+    """The study's parametrization: applied by the objective, or by the tuner; never by both."""
+    declared = getattr(objective, "parametrization", None)
+    if declared is None:
+        return preset(name or "none", exponents)
+    if (name is not None and name != declared) or exponents:
+        raise ValueError(
+            f"parametrization: the objective applies {declared!r} itself, the study configures "
+            f"{name or dict(exponents or {})!r}; leave [parametrization] out or change the objective's argument"
+        )
+    return applied(declared)
+
+
+def _check_names(space: SearchSpace, objective: Any) -> None:
+    own = getattr(objective, "space", None)
+    if own is None:
+        return
+    for name in space:
+        if name not in own:
+            raise ValueError(f"space: the objective has no hyperparameter {name!r}; {suggestion(name, own)}")
+    for name in own:
+        if name not in space:
+            raise ValueError(f"space: the objective's hyperparameter {name!r} is missing; add it or leave [space] out")
+
+
+def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
+    """Cost of a scale before any run; without a cost function, the product of its axes."""
+    return (lambda s: cost(params, s)) if callable(cost) else (lambda s: math.prod(s.values()))
+
+
+def _check_axes(target: Scale, others: Sequence[Scale]) -> None:
+    for scale in others:
+        if set(scale) != set(target):
+            raise ValueError(
+                f"scale: every scale must name the target's axes {sorted(target)}, got {sorted(scale)}; name all"
+            )
+
+
+def _check_costs(size: Callable[[Scale], float], target: Scale, proxies: Sequence[Scale]) -> None:
+    for scale in (target, *proxies):
+        if not (math.isfinite(size(scale)) and size(scale) > 0):
+            raise ValueError(f"cost: must be a finite number above zero, got {size(scale)} at {scale}; correct it")
+    dearest = max(proxies, key=size)
+    if size(dearest) >= size(target):
+        raise ValueError(
+            f"scale: every proxy must cost less than the target ({target}), got one at {dearest}; raise the target or "
+            "drop that proxy"
+        )
+
+
+def _agree(record: Record, spec: dict[str, Any]) -> None:
+    """Refuse a study that differs from the record it would resume; let ranges widen."""
+    known = record.spec
+    if known is not None:
+        for key in spec:
+            if key != "space" and known.get(key) != spec[key]:
+                raise ValueError(
+                    f"resume: {key} was {known.get(key)!r} when the study was created, got {spec[key]!r}; "
+                    "restore it or give the study a new name"
+                )
+        for name in {**known["space"], **spec["space"]}:
+            _widens(name, known["space"].get(name), spec["space"].get(name))
+    if known != spec:
+        record.spec = spec
+
+
+def _widens(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+    def fixed(d: dict[str, Any] | None) -> Any:
+        return d and {k: v for k, v in d.items() if k not in ("low", "high")}
+
+    narrower = old and new and "low" in old and "low" in new and (new["low"] > old["low"] or new["high"] < old["high"])
+    if fixed(old) != fixed(new) or narrower:
+        raise ValueError(
+            f"resume: space.{name} was {old} when the study was created, got {new}; ranges may only widen: restore it "
+            "or give the study a new name"
+        )

@@ -1,0 +1,171 @@
+"""How each hyperparameter moves with each axis of scale: base <-> raw, presets, and how far a preset is trusted.
+
+    raw = base * prod_a (n_a / base n_a)^gamma_a          gamma: the exponents of one hyperparameter
+
+A preset is two tables over (role, axis). `exponents` is what the tuner itself multiplies by. `theory` is what is
+believed of the raw optimum of one global scalar, d ln(raw optimum) / d ln(axis), as a mean and a standard deviation.
+The drift in base coordinates then has the prior mean theory - gamma. An objective that applies per-tensor rules itself
+receives unscaled scalars (gamma = 0) whose optimum its rules claim to hold still: mean 0, the preset's own tight
+standard deviation.
+
+| preset    | exponents (width)           | source                                                                     |
+|-----------|-----------------------------|----------------------------------------------------------------------------|
+| none      | none                        | no theory: every prior is wide and centred at zero                         |
+| sp-adamw  | none; theory in the prior   | Everett et al. 2024 (lr ~ 1/n at full alignment); Step Law (lr in N, D)    |
+| mup-sgd   | none: hidden lr is constant | Yang et al. 2022 (TP-V), Table 8                                           |
+| mup-adam  | lr -1                       | TP-V, Table 8: hidden matrices                                             |
+| mup-adamw | lr -1, weight_decay +1      | TP-V, Table 8; independent weight decay (Wang & Aitchison 2024; CompleteP) |
+
+Batch and horizon: square-root rule for Adam (Malladi et al. 2022), linear for SGD (Goyal et al. 2017); weight decay by
+the timescale 1 / (lr * weight decay * steps) (Wang & Aitchison 2024; Power Lines 2025); the best batch grows about as
+the square root of the tokens (Step Law 2025: 0.57; Power Lines: 0.38). Published exponents of lr in tokens disagree in
+sign (+0.31 to -0.35), so that entry is loose. `params` speaks for width only where width is not an axis itself: square
+root at fixed depth (the cube root of fixed depth/width lies within its standard deviation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tuner.scale import Scale
+from tuner.space import Categorical, Int, Params, SearchSpace, Value, rounded, suggestion
+
+Belief = tuple[float, float]  # mean and standard deviation of a drift, per nat of the axis
+Table = Mapping[str, Mapping[str, float]]  # role or hyperparameter -> axis -> exponent
+
+UNKNOWN: Belief = (0.0, 0.5)  # a pair no preset knows: over 16x in scale the optimum may move 4x either way
+
+Theory = Mapping[tuple[str, str], Belief]  # (role, axis) -> d ln(raw optimum) / d ln(axis)
+
+_ADAM_HORIZON: Theory = {
+    ("lr", "batch_size"): (0.5, 0.25),
+    ("lr", "steps"): (-0.3, 0.35),
+    ("lr", "tokens"): (0.0, 0.35),
+    ("weight_decay", "batch_size"): (0.5, 0.3),
+    ("weight_decay", "steps"): (-0.5, 0.35),
+    ("weight_decay", "tokens"): (-0.5, 0.35),
+    ("batch_size", "tokens"): (0.5, 0.2),
+    ("batch_size", "width"): (0.0, 0.2),
+    ("batch_size", "depth"): (0.0, 0.2),
+    ("batch_size", "params"): (0.0, 0.15),
+}
+_SGD_HORIZON: Theory = {
+    ("lr", "batch_size"): (1.0, 0.3),
+    ("lr", "steps"): (-0.3, 0.4),
+    ("lr", "tokens"): (-0.3, 0.4),
+    ("batch_size", "tokens"): (0.5, 0.3),
+}
+_SP_ADAMW: Theory = {
+    ("lr", "width"): (-0.8, 0.4),
+    ("lr", "params"): (-0.5, 0.25),
+    ("lr", "depth"): (-0.5, 0.4),
+    ("init_scale", "width"): (0.0, 0.3),
+    ("init_scale", "params"): (0.0, 0.2),
+    ("weight_decay", "width"): (0.4, 0.5),
+    ("weight_decay", "params"): (0.2, 0.3),
+}
+_MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
+    ("lr", "width"): 0.15,
+    ("lr", "params"): 0.1,
+    ("lr", "depth"): 0.3,
+    ("init_scale", "width"): 0.15,
+    ("init_scale", "params"): 0.1,
+    ("weight_decay", "width"): 0.25,
+    ("weight_decay", "params"): 0.15,
+    ("weight_decay", "depth"): 0.3,
+}
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """A table of exponents, and the theory of the raw optimum that its drift prior is read from.
+
+    Args:
+        name: of the preset it came from.
+        exponents: role or hyperparameter -> axis -> gamma.
+        theory: (role, axis) -> mean and standard deviation of d ln(raw optimum) / d ln(axis).
+    """
+
+    name: str = "none"
+    exponents: Table = field(default_factory=dict)
+    theory: Theory = field(default_factory=dict)
+
+    def exponent(self, space: SearchSpace, name: str, axis: str) -> float:
+        """gamma of one hyperparameter along one axis; an entry under its own name goes before its role's."""
+        by_name = self.exponents.get(name, {})
+        return by_name.get(axis, self.exponents.get(space.role(name), {}).get(axis, 0.0))
+
+    def factor(self, space: SearchSpace, name: str, scale: Scale, base: Scale) -> float:
+        """raw / base at a scale."""
+        product = 1.0
+        for axis, ratio in scale.ratio(base).items():
+            if not (axis == "params" and "width" in scale):
+                product *= ratio ** self.exponent(space, name, axis)
+        return product
+
+    def belief(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> Belief:
+        """Prior of d ln(optimum) / d ln(axis) in base coordinates, in a study whose scales have these axes."""
+        if axis == "params" and "width" in axes:
+            return UNKNOWN
+        mean, sd = self.theory.get((space.role(name), axis), UNKNOWN)
+        return mean - self.exponent(space, name, axis), sd
+
+    def to_raw(self, space: SearchSpace, params: Params, scale: Scale, base: Scale) -> dict[str, Value]:
+        """Base values -> what the training function receives at a scale."""
+        return {name: self._moved(space, name, v, self.factor(space, name, scale, base)) for name, v in params.items()}
+
+    def to_base(self, space: SearchSpace, params: Params, scale: Scale, base: Scale) -> dict[str, Value]:
+        """Raw values of a run at a scale -> base values; the inverse of `to_raw`, an integer may become a fraction."""
+        factors = {name: self.factor(space, name, scale, base) for name in params}
+        return {n: v if factors[n] == 1 else rounded(float(v) / factors[n]) for n, v in params.items()}
+
+    @staticmethod
+    def _moved(space: SearchSpace, name: str, value: Value, factor: float) -> Value:
+        if isinstance(space[name], Categorical):
+            return value
+        if isinstance(space[name], Int):
+            return max(1, round(float(value) * factor)) if factor != 1 else round(float(value))
+        return rounded(float(value) * factor) if factor != 1 else value
+
+
+def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
+    """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
+    claims = {(r, a): (exponents.get(r, {}).get(a, 0.0), sd) for (r, a), sd in _MUP_SD.items()}
+    return Parametrization(name, exponents, {**horizon, **claims})
+
+
+_LR: Table = {"lr": {"width": -1.0, "params": -0.5}}
+_LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0, "params": 0.5}}
+
+PRESETS: Mapping[str, Parametrization] = {
+    "none": Parametrization("none"),
+    "sp-adamw": Parametrization("sp-adamw", {}, {**_ADAM_HORIZON, **_SP_ADAMW}),
+    "mup-sgd": _mup("mup-sgd", {}, _SGD_HORIZON),
+    "mup-adam": _mup("mup-adam", _LR, _ADAM_HORIZON),
+    "mup-adamw": _mup("mup-adamw", _LR_DECAY, _ADAM_HORIZON),
+}
+
+
+def preset(name: str, exponents: Table | None = None) -> Parametrization:
+    """A preset by name, with some exponents replaced; the drift prior keeps the preset's theory of the raw optimum.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"parametrization: no preset is named {name!r}; {suggestion(name, PRESETS)}")
+    chosen = PRESETS[name]
+    merged = {role: dict(axes) for role, axes in chosen.exponents.items()}
+    for role, axes in (exponents or {}).items():
+        merged[role] = {**merged.get(role, {}), **axes}
+    return replace(chosen, exponents=merged)
+
+
+def applied(name: str) -> Parametrization:
+    """The preset of an objective that applies it per tensor itself: nothing left to multiply, its drift prior kept."""
+    chosen = preset(name)
+    left = {
+        (r, a): (mean - chosen.exponents.get(r, {}).get(a, 0.0), sd) for (r, a), (mean, sd) in chosen.theory.items()
+    }
+    return replace(chosen, exponents={}, theory=left)

@@ -1,0 +1,282 @@
+"""The record: every trial of a study, in an Optuna storage, written by one coordinator at a time.
+
+A trial is created running, with its raw hyperparameters, scale and seed; its result is one attribute, and its state
+is written last. So finished means recorded: a coordinator killed at any moment leaves whole trials, or running ones
+that the next coordinator marks lost. The lock is a file beside a SQLite record; its holder is named in the record.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from tuner.scale import Scale
+from tuner.space import Categorical, Dimension, Int, Params, SearchSpace
+from tuner.trial import Failure, Result, Trial
+
+RUNNING, FINISHED, DIVERGED, FAILED, LOST = "running", "finished", "diverged", "failed", "lost"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the record.
+
+    Args:
+        trial: number, raw hyperparameters, scale, seed.
+        state: running, finished, diverged (the training blew up), failed (the code or machine broke) or lost (the
+            coordinator died).
+        purpose: "search" or "verification".
+        attempt: 1, or more when an earlier attempt failed or was lost; retry_of: the number of that attempt.
+        loss: finite when finished. cost: what is charged, in the study's unit.
+    """
+
+    trial: Trial
+    state: str
+    purpose: str
+    attempt: int
+    retry_of: int | None
+    loss: float | None
+    cost: float
+    seconds: float
+    error: str | None
+
+
+class Record:
+    """The trials of one study in a storage; holds the lock until closed.
+
+    Raises:
+        ValueError: the storage cannot be opened, or another coordinator holds the study.
+    """
+
+    def __init__(self, url: str | None, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.url, self.name = url, name
+        self._lock = _locked(url, name)
+        self._entries: list[Entry] | None = None
+        try:
+            with _one_line(f"storage: {url!r} cannot be opened"):
+                self._storage: BaseStorage = InMemoryStorage() if url is None else _database(url)
+                self._id = _study_id(self._storage, name)
+                self._storage.set_study_user_attr(self._id, "holder", f"{socket.gethostname()}:{os.getpid()}")
+        except BaseException:
+            self._unlock()
+            raise
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """What the study was created with; None in a new record."""
+        spec: dict[str, Any] | None = self._storage.get_study_user_attrs(self._id).get("spec")
+        return spec
+
+    @spec.setter
+    def spec(self, spec: Mapping[str, Any]) -> None:
+        with _one_line("record: cannot be written"):
+            self._storage.set_study_user_attr(self._id, "spec", dict(spec))
+
+    def entries(self) -> list[Entry]:
+        """All trials, by number; read once, because this coordinator is the only one that writes."""
+        if self._entries is None:
+            with _one_line("record: cannot be read"):
+                self._entries = [_entry(t) for t in self._storage.get_all_trials(self._id, deepcopy=False)]
+        return self._entries
+
+    def start(
+        self,
+        space: SearchSpace,
+        params: Params,
+        scale: Scale,
+        seed: int,
+        *,
+        cost: float,
+        purpose: str = "search",
+        attempt: int = 1,
+        retry_of: int | None = None,
+    ) -> Trial:
+        """Write a trial as running; `cost` is what it will be charged if it never returns."""
+        values = {**params, **scale}
+        distributions = {name: _distribution(space.get(name), value) for name, value in values.items()}
+        attributes = {
+            "scale": dict(scale),
+            "seed": seed,
+            "planned_cost": cost,
+            "purpose": purpose,
+            "attempt": attempt,
+            "retry_of": retry_of,
+            "versions": _versions(),
+        }
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attributes
+        )
+        self._entries = None
+        with _one_line("record: cannot be written"):
+            trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+            number = self._storage.get_trial_number_from_id(trial_id)
+        return Trial(number, dict(params), scale, seed)
+
+    def finish(self, number: int, result: Result, cost: float) -> None:
+        """Write a result: finished, or diverged when its loss is not finite."""
+        written = {"cost": cost, "seconds": result.seconds or 0.0, "state": DIVERGED if result.diverged else FINISHED}
+        if result.diverged:
+            self._close_trial(number, written, TrialState.PRUNED, None)
+        else:
+            self._close_trial(number, written, TrialState.COMPLETE, [float(result.loss)])
+
+    def fail(self, number: int, failure: Failure, cost: float, state: str = FAILED) -> None:
+        """Write that a trial broke (failed) or that its coordinator died (lost)."""
+        written = {"cost": cost, "seconds": failure.seconds, "state": state, "error": failure.error}
+        self._close_trial(number, written, TrialState.FAIL, None)
+
+    def _close_trial(self, number: int, written: dict[str, Any], state: TrialState, values: list[float] | None) -> None:
+        self._entries = None
+        with _one_line("record: cannot be written"):
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+            self._storage.set_trial_user_attr(trial_id, "result", written)
+            self._storage.set_trial_state_values(trial_id, state, values)
+
+    def close(self) -> None:
+        """Release the storage and the lock."""
+        self._storage.remove_session()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.engine.dispose()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def exists(url: str, name: str) -> bool:
+    """Whether a storage has a study of that name; asking creates nothing."""
+    path = _sqlite_path(url)
+    if path is not None and not path.exists():
+        return False
+    with _one_line(f"storage: {url!r} cannot be opened"):
+        storage = _database(url)
+        try:
+            return any(study.study_name == name for study in storage.get_all_studies())
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def _entry(trial: FrozenTrial) -> Entry:
+    about = trial.user_attrs
+    scale = Scale(about["scale"])
+    params = {name: value for name, value in trial.params.items() if name not in scale}
+    result = about.get("result", {}) if trial.state.is_finished() else {}
+    return Entry(
+        trial=Trial(trial.number, params, scale, about["seed"]),
+        state=result.get("state", RUNNING),
+        purpose=about["purpose"],
+        attempt=about["attempt"],
+        retry_of=about["retry_of"],
+        loss=trial.value if trial.state == TrialState.COMPLETE else None,
+        cost=result.get("cost", about["planned_cost"]),
+        seconds=result.get("seconds", 0.0),
+        error=result.get("error"),
+    )
+
+
+def _distribution(dimension: Dimension | None, value: Any) -> BaseDistribution:
+    """A distribution that holds the value: ranges move with scale and widen on resume, which Optuna allows."""
+    if isinstance(dimension, Categorical):
+        return CategoricalDistribution(dimension.choices)
+    if dimension is None:  # an axis of scale
+        return FloatDistribution(float(value), float(value), log=True)
+    low, high = min(dimension.low, value), max(dimension.high, value)
+    if isinstance(dimension, Int):
+        return IntDistribution(int(low), int(high), log=dimension.log)
+    return FloatDistribution(float(low), float(high), log=dimension.log)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("transfer-tuner", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _sqlite_path(url: str | None) -> Path | None:
+    parsed = make_url(url) if url else None
+    if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return None
+    return Path(str(parsed.database))
+
+
+def _locked(url: str | None, name: str) -> FileLock | None:
+    """The lock of the SQLite file behind a URL, taken; None where there is no file."""
+    try:
+        path = _sqlite_path(url)
+    except SQLAlchemyError:
+        raise ValueError(f"storage: must be a database URL, got {url!r}; write sqlite:///study.db") from None
+    if path is None:
+        return None
+    if not path.parent.is_dir():
+        raise ValueError(f"storage: the folder {str(path.parent)!r} does not exist; create it or change the URL")
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"storage: {url!r} is held by {_holder(str(url), name)}; wait for it or stop it") from None
+    except OSError as error:
+        raise ValueError(f"storage: {lock.lock_file!r} cannot be written: {error.strerror}; check the folder") from None
+    return lock
+
+
+def _holder(url: str, name: str) -> str:
+    try:
+        storage = _database(url)
+        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        storage.engine.dispose()
+        return f"process {attributes['holder']}"
+    except Exception:  # the holder may be creating it right now
+        return "another process"
+
+
+def _database(url: str) -> RDBStorage:
+    storage = RDBStorage(url)
+    if _sqlite_path(url) is not None:
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    return storage
+
+
+def _study_id(storage: BaseStorage, name: str) -> int:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return storage.create_new_study([StudyDirection.MINIMIZE], name)
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """A database's own error as one line: what failed, the cause, the remedy."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{what}: {cause}; free the disk or check the URL and its permissions") from error

@@ -1,0 +1,213 @@
+"""Hyperparameters and their ranges: named values <-> the unit cube.
+
+One hyperparameter is one coordinate u in [0, 1]. Notation:
+
+| symbol | meaning                                                              |
+|--------|----------------------------------------------------------------------|
+| v      | value, as the training function receives it                          |
+| z      | v or ln v (log ranges): the line on which distance is measured       |
+| u      | (z - z_low) / (z_high - z_low), in [0, 1] inside the range           |
+
+An integer owns the interval [v - 1/2, v + 1/2], so every integer of a range has its share of the cube; choice i
+of k categories owns [i/k, (i+1)/k]. `decode` rounds to 12 significant digits: `decode(encode(v)) == v` holds
+exactly for every integer, every category and every float of at most 12 significant digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Value = float | int | str | bool
+Params = Mapping[str, Value]
+
+SIGNIFICANT_DIGITS = 12
+
+
+def rounded(value: float) -> float:
+    """The value with 12 significant digits."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known word, for an error message."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known))}"
+
+
+@dataclass(frozen=True)
+class _Range:
+    low: float
+    high: float
+    log: bool = False
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        for bound in (self.low, self.high):
+            if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
+                raise ValueError(f"{kind}: bounds must be finite numbers, got {bound!r}; give low and high as numbers")
+        if self.low >= self.high:
+            raise ValueError(f"{kind}: low must be below high, got low={self.low}, high={self.high}; widen the range")
+        if self.log and self.low <= 0:
+            raise ValueError(
+                f"{kind}: a log range must stay above zero, got low={self.low}; raise low or set log=false"
+            )
+
+    def _line(self, value: float) -> float:
+        return math.log(value) if self.log else float(value)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self._line(self.low), self._line(self.high)
+
+    @property
+    def nats(self) -> float:
+        """Length of the range, in nats; a linear range has no natural unit and counts as 5 nats."""
+        low, high = self._ends
+        return high - low if self.log else 5.0
+
+    def encode(self, value: Any) -> float:
+        """Coordinate of a value; values outside the range land outside [0, 1]."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+            raise ValueError(f"a value must be a finite number, got {value!r}")
+        if self.log and value <= 0:
+            raise ValueError(f"a value of a log range must be above zero, got {value!r}")
+        low, high = self._ends
+        return (self._line(float(value)) - low) / (high - low)
+
+    def _value(self, u: float) -> float:
+        low, high = self._ends
+        z = low + min(max(u, 0.0), 1.0) * (high - low)
+        return math.exp(z) if self.log else z
+
+
+@dataclass(frozen=True)
+class Float(_Range):
+    """A real hyperparameter in [low, high], searched on a linear or a log line.
+
+    Args:
+        low, high: bounds, in raw units at the base scale.
+        log: search ln(value).
+        role: what it is to the parametrization ("lr", "weight_decay", ...); its name says it unless given.
+
+    Raises:
+        ValueError: low >= high, a bound not finite, or a log range that touches zero.
+    """
+
+    def decode(self, u: float) -> float:
+        return min(max(rounded(self._value(u)), float(self.low)), float(self.high))
+
+
+@dataclass(frozen=True)
+class Int(_Range):
+    """An integer hyperparameter in {low, ..., high}, searched on a linear or a log line.
+
+    Between encode and decode an integer may be a fraction: in base coordinates a batch size of 48 at one scale can
+    be 67.9 at another.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if int(self.low) != self.low or int(self.high) != self.high:
+            raise ValueError(f"Int: bounds must be integers, got low={self.low}, high={self.high}; use Float for reals")
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self._line(self.low - 0.5), self._line(self.high + 0.5)
+
+    def decode(self, u: float) -> int:
+        return int(min(max(round(self._value(u)), self.low), self.high))
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of finitely many choices (strings, numbers or booleans) without order.
+
+    Raises:
+        ValueError: fewer than two choices, or a choice given twice.
+    """
+
+    choices: tuple[Value, ...]
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if len(self.choices) < 2:
+            raise ValueError(
+                f"Categorical: at least two choices are needed, got {list(self.choices)}; fix it in the objective"
+            )
+        if len(set(map(repr, self.choices))) < len(self.choices):
+            raise ValueError(f"Categorical: choices must differ, got {list(self.choices)}; remove the repeated one")
+
+    def encode(self, value: Any) -> float:
+        if value not in self.choices:
+            raise ValueError(f"a value must be one of {list(self.choices)}, got {value!r}")
+        return (self.choices.index(value) + 0.5) / len(self.choices)
+
+    def decode(self, u: float) -> Value:
+        return self.choices[min(max(int(u * len(self.choices)), 0), len(self.choices) - 1)]
+
+
+Dimension = Float | Int | Categorical
+
+
+class SearchSpace(Mapping[str, Dimension]):
+    """Named hyperparameters; iteration order is the order of the cube's coordinates.
+
+    Raises:
+        ValueError: no hyperparameter, or a value that is not Float, Int or Categorical.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+        if not dimensions:
+            raise ValueError("space: at least one hyperparameter is needed, got none; add one")
+        for name, dimension in dimensions.items():
+            if not isinstance(dimension, (Float, Int, Categorical)):
+                raise ValueError(f"space.{name}: must be Float, Int or Categorical, got {dimension!r}")
+        self._dimensions = dict(dimensions)
+
+    def __getitem__(self, name: str) -> Dimension:
+        return self._dimensions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dimensions)
+
+    def __len__(self) -> int:
+        return len(self._dimensions)
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({self._dimensions!r})"
+
+    def role(self, name: str) -> str:
+        """What a hyperparameter is to the parametrization."""
+        return self[name].role or name
+
+    def check(self, params: Params) -> None:
+        """Raise ValueError unless the names are exactly the space's and each value is of its kind."""
+        for name in params:
+            if name not in self._dimensions:
+                raise ValueError(f"params: unknown hyperparameter {name!r}; {suggestion(name, self)}")
+        for name, dimension in self._dimensions.items():
+            if name not in params:
+                raise ValueError(f"params: {name!r} is missing; every hyperparameter of the space needs a value")
+            try:
+                dimension.encode(params[name])
+            except ValueError as error:
+                raise ValueError(f"params.{name}: {error}") from None
+
+    def encode(self, params: Params) -> NDArray[np.float64]:
+        """Values -> coordinates (d,). Raises ValueError as `check` does."""
+        self.check(params)
+        return np.array([dimension.encode(params[name]) for name, dimension in self._dimensions.items()])
+
+    def decode(self, u: Iterable[float]) -> dict[str, Value]:
+        """Coordinates (d,) -> values inside the ranges; coordinates outside [0, 1] are moved to its edge."""
+        return {name: d.decode(float(c)) for (name, d), c in zip(self._dimensions.items(), u, strict=True)}

@@ -1,0 +1,311 @@
+"""A study: ask / tell / optimize / recommend over a stored record.
+
+Everything a study knows is its record; `propose` and `recommend` are functions of that. Opening it again resumes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from tuner.engine import Problem, propose, recommend
+from tuner.execution import Serial, WorkerPool
+from tuner.objective import ObjectiveSource
+from tuner.parametrization import applied
+from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
+from tuner.scale import CostLaw, Scale
+from tuner.space import Params
+from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial
+
+Cost = Callable[[Params, Scale], float] | Literal["seconds"]
+STACK = 4  # trials of one scale that train together, where the objective can stack them
+
+
+class Study:
+    """One tuning effort. Made by `create_study` or `open_study`; a context manager that releases the record's lock.
+
+    Attributes:
+        problem: what is asked, in base coordinates.
+        record: what happened, in raw ones.
+    """
+
+    def __init__(
+        self, record: Record, problem: Problem, cost: Cost, seed: int, source: ObjectiveSource | None, retries: int
+    ) -> None:
+        self.record, self.problem, self.seed, self.source, self.retries = record, problem, seed, source, retries
+        self._cost = cost
+        for entry in record.entries():
+            if entry.state == RUNNING:
+                record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the record; the study can then be opened again, here or elsewhere."""
+        self.record.close()
+
+    # What is known
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every trial of the record, by number."""
+        return self.record.entries()
+
+    @property
+    def observations(self) -> list[Observation]:
+        """Finished and diverged runs of the search, in base coordinates. A verification run checks and never feeds."""
+        return [self._observation(e) for e in self.entries if e.state in (FINISHED, DIVERGED) and e.purpose == "search"]
+
+    def _observation(self, entry: Entry) -> Observation:
+        p, trial = self.problem, entry.trial
+        base = p.parametrization.to_base(p.space, trial.params, trial.scale, p.base)
+        return Observation(base, trial.scale, math.inf if entry.loss is None else entry.loss, entry.cost)
+
+    @property
+    def pending(self) -> list[Proposal]:
+        """Runs under way, in base coordinates."""
+        running = [self._observation(e) for e in self.entries if e.state == RUNNING and e.purpose == "search"]
+        return [Proposal(o.params, o.scale) for o in running]
+
+    @property
+    def target_cost(self) -> float:
+        """Cost of one run at the target, at the middle of the space: the unit "target runs"."""
+        return self.cost(self._middle, self.problem.target)
+
+    @cached_property
+    def _middle(self) -> Params:
+        return self.problem.space.decode([0.5] * len(self.problem.space))
+
+    def cost(self, params: Params, scale: Scale) -> float:
+        """Cost of a run, base hyperparameters; with cost="seconds", the law learned from the trials so far."""
+        if not callable(self._cost):
+            return self._law()(scale)
+        return self._cost(self._raw(params, scale), scale)
+
+    def _law(self) -> CostLaw:
+        timed = [e for e in self.entries if e.state == FINISHED and e.seconds > 0]
+        if not timed:
+            return CostLaw(0.0, dict.fromkeys(self.problem.target, 1.0))
+        return CostLaw.fit([e.trial.scale for e in timed], [e.seconds for e in timed])
+
+    def _raw(self, params: Params, scale: Scale) -> dict[str, Any]:
+        p = self.problem
+        return p.parametrization.to_raw(p.space, params, scale, p.base)
+
+    def spent(self, purpose: str = "search") -> float:
+        """Cost charged so far, that of failed, lost and running trials included."""
+        return sum(e.cost for e in self.entries if e.purpose == purpose)
+
+    # ask and tell
+
+    def ask(self) -> Trial:
+        """The next trial to run, written to the record as running.
+
+        Raises:
+            ValueError: no trial is left to make (never, without a budget).
+        """
+        return self._next(math.inf, 1)[0]
+
+    def _next(self, budget: float, count: int) -> list[Trial]:
+        """Up to `count` trials of one scale within a cost: those waiting for a retry first."""
+        if again := self._retries():
+            return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e) for e in again[:1]]
+        proposals = propose(self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count)
+        first = len(self.entries)
+        seeds = [int(np.random.SeedSequence([self.seed, first + i]).generate_state(1)[0] >> 1) for i in range(count)]
+        return [
+            self._started(self._raw(p.params, p.scale), p.scale, seed)
+            for p, seed in zip(proposals, seeds, strict=False)
+        ]
+
+    def _retries(self) -> list[Entry]:
+        """Failed and lost trials of the search that have an attempt left and were not tried again."""
+        entries = self.entries
+        retried = {e.retry_of for e in entries}
+        return [
+            e
+            for e in entries
+            if e.state in (FAILED, LOST)
+            and e.purpose == "search"
+            and e.attempt <= self.retries
+            and e.trial.number not in retried
+        ]
+
+    def _started(
+        self,
+        raw: Params,
+        scale: Scale,
+        seed: int,
+        attempt: int = 1,
+        retry: Entry | None = None,
+        purpose: str = "search",
+    ) -> Trial:
+        base = self.problem.parametrization.to_base(self.problem.space, raw, scale, self.problem.base)
+        cost = self.cost(base, scale)
+        retry_of = None if retry is None else retry.trial.number
+        space = self.problem.space
+        return self.record.start(
+            space, raw, scale, seed, cost=cost, purpose=purpose, attempt=attempt, retry_of=retry_of
+        )
+
+    def tell(
+        self,
+        trial: Trial,
+        loss: float | None = None,
+        cost: float | None = None,
+        seconds: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Write a trial's outcome: a loss (NaN or infinite: it diverged), or the error that broke it.
+
+        Args:
+            cost: in the study's unit; None: what the study's cost says.
+
+        Raises:
+            ValueError: the trial is not running in this study, neither or both of loss and error are given, or a cost
+                that is not a finite number above zero.
+        """
+        entry = next((e for e in self.entries if e.trial.number == trial.number and e.state == RUNNING), None)
+        if entry is None:
+            raise ValueError(f"tell: trial {trial.number} is not running here; tell each asked trial once")
+        if (loss is None) == (error is None):
+            raise ValueError(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
+        if cost is not None and not (math.isfinite(cost) and cost > 0):
+            raise ValueError(f"tell: cost must be a finite number above zero, got {cost!r}; leave it out if unknown")
+        if error is not None:
+            self.record.fail(trial.number, Failure(error, seconds or 0.0), entry.cost if cost is None else cost)
+            return
+        charged = entry.cost if cost is None else cost
+        if self._cost == "seconds" and cost is None and seconds:
+            charged = seconds
+        self.record.finish(trial.number, Result(float(loss or 0.0), charged, seconds), charged)
+
+    def _tell(self, trial: Trial, outcome: Result | Failure) -> None:
+        if isinstance(outcome, Failure):
+            self.tell(trial, error=outcome.error, seconds=outcome.seconds)
+        else:
+            self.tell(trial, outcome.loss, outcome.cost if callable(self._cost) else None, outcome.seconds)
+
+    # optimize
+
+    def optimize(
+        self,
+        objective: Any = None,
+        budget: float = 0.25,
+        *,
+        workers: int = 0,
+        tolerance: float | None = None,
+        progress: Callable[[Study], None] | None = None,
+    ) -> str:
+        """Run trials until the budget is spent.
+
+        Args:
+            objective: `(params, scale, seed) -> float | Result`; None: the one the study was created with.
+            budget: of the whole search, in target runs; what an earlier call spent counts.
+            workers: processes; 0: run in this one.
+            tolerance: stop when the expected regret, relative to the loss, is below it.
+            progress: called after each change of the record.
+
+        Returns:
+            Why it stopped: "budget" or "tolerance".
+        """
+        objective = self._checked(objective)
+        stack = STACK if hasattr(objective, "train_many") else 1
+        runner: Any = WorkerPool(self.source or objective, workers) if workers else Serial(objective)
+        with runner:
+            return self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
+
+    def _search(
+        self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
+    ) -> str:
+        running: dict[Future[list[Result | Failure]], list[Trial]] = {}
+        checked, why = 0, "budget"
+        while True:
+            while len(running) < runner.capacity and why == "budget":
+                trials = self._next(budget * self.target_cost - self.spent(), stack)
+                if not trials:
+                    break
+                running[runner.submit(trials)] = trials
+                progress(self)
+            if not running:
+                return why
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                for trial, outcome in zip(running.pop(done), done.result(), strict=True):
+                    self._tell(trial, outcome)
+                progress(self)
+            if tolerance is not None and len(self.observations) >= 1.2 * checked:
+                checked = len(self.observations)
+                why = "tolerance" if self._settled(tolerance) else "budget"
+
+    def _settled(self, tolerance: float) -> bool:
+        if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
+            return False
+        rec = self.recommend()
+        return rec.expected_regret < tolerance * abs(rec.loss)
+
+    def _checked(self, objective: Any) -> Any:
+        """The objective to run; it must not apply a parametrization that the study applies too."""
+        if objective is None and self.source is None:
+            raise ValueError("optimize: an objective is needed, got none; pass one here or to create_study")
+        objective = self.source.load() if objective is None and self.source else objective
+        declared = getattr(objective, "parametrization", None)
+        if declared is not None and self.problem.parametrization != applied(declared):
+            raise ValueError(
+                f"parametrization: the objective applies {declared!r} itself, the study configures "
+                f"{self.problem.parametrization.name!r}; create the study with objective=, which leaves scaling to it"
+            )
+        return objective
+
+    # The answer
+
+    def recommend(self) -> Recommendation:
+        """The best hyperparameters at the target, raw, with what is known of them.
+
+        Raises:
+            ValueError: no finished run with a finite loss.
+        """
+        return recommend(self.problem, self.observations, seed=self.seed)
+
+    def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
+        """Train raw hyperparameters at the target once; where the record has such a run already, return that."""
+        if (known := self.verification(params)) is not None:
+            return known
+        objective = self._checked(objective)
+        seed = self.seed if seed is None else seed
+        runner: Any = WorkerPool(self.source or objective, workers) if workers else Serial(objective)
+        with runner:
+            for attempt in range(1, self.retries + 2):
+                trial = self._started(params, self.problem.target, seed, attempt, purpose="verification")
+                outcome = runner.submit([trial]).result()[0]
+                self._tell(trial, outcome)
+                if isinstance(outcome, Result):
+                    break
+        return self.entries[trial.number]
+
+    def verification(self, params: Params) -> Entry | None:
+        """The finished verification run of these raw hyperparameters, if there is one."""
+        done = [e for e in self.entries if e.purpose == "verification" and e.state in (FINISHED, DIVERGED)]
+        return next((e for e in done if dict(e.trial.params) == dict(params)), None)
+
+    def ledger(self, params: Params, stopped: str) -> dict[str, Any]:
+        """The bill: search, verification (or None), and why the search stopped."""
+        entry = self.verification(params)
+        check = None if entry is None else {"cost": entry.cost, "loss": entry.loss}
+        spent = self.spent()
+        return {
+            "search": {"cost": spent, "target_runs": spent / self.target_cost},
+            "verification": check,
+            "stopped": stopped,
+        }

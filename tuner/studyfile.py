@@ -1,0 +1,164 @@
+"""The study file: TOML in, validated values out. Unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tuner.scale import Scale, grid, ladder
+from tuner.space import Categorical, Dimension, Float, Int, SearchSpace, suggestion
+
+Number = int | float
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StudySection(_Section):
+    name: str = Field(min_length=1)
+    storage: str | None = None
+    seed: int = Field(0, ge=0)
+
+
+class ObjectiveSection(_Section):
+    call: str
+    args: dict[str, Any] = {}
+    cost: Literal["flops", "seconds"] = "flops"
+
+
+class DimensionSection(_Section):
+    low: Number | None = None
+    high: Number | None = None
+    log: bool = False
+    type: Literal["float", "int"] = "float"
+    choices: tuple[str | bool | int | float, ...] | None = Field(None, strict=False)
+    role: str | None = None
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> DimensionSection:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("give either low and high, or choices")
+        return self
+
+    def dimension(self) -> Dimension:
+        if self.choices is not None:
+            return Categorical(self.choices, self.role)
+        kind = Int if self.type == "int" else Float
+        return kind(self.low, self.high, self.log, self.role)  # type: ignore[arg-type]
+
+
+class RangeSection(_Section):
+    low: Number
+    high: Number
+
+
+class ScaleSection(_Section):
+    target: dict[str, Number]
+    proxies: dict[str, Number | list[Number] | RangeSection]
+    base: dict[str, Number] | None = None
+
+    def proxy_scales(self) -> list[Scale]:
+        """Every combination; an axis that only the target names stays at the target's value."""
+        axes: dict[str, list[float]] = {axis: [value] for axis, value in self.target.items()}
+        for axis, value in self.proxies.items():
+            if isinstance(value, RangeSection):
+                axes[axis] = ladder(value.low, value.high)
+            else:
+                axes[axis] = list(value) if isinstance(value, list) else [value]
+        return grid(axes)
+
+
+class ParametrizationSection(_Section):
+    preset: str | None = None
+    exponents: dict[str, dict[str, Number]] = {}
+
+
+class BudgetSection(_Section):
+    target_runs: float = Field(0.25, gt=0, strict=False)
+    tolerance: float | None = Field(None, gt=0, strict=False)
+    retries: int = Field(2, ge=0)
+    verify: bool = True
+
+
+class StudyFile(_Section):
+    """A whole study file. `path` is where it was read from; relative paths in it start there."""
+
+    path: Path
+    study: StudySection
+    objective: ObjectiveSection
+    space: dict[str, DimensionSection] | None = None
+    scale: ScaleSection
+    parametrization: ParametrizationSection = ParametrizationSection()
+    budget: BudgetSection = Field(default_factory=lambda: BudgetSection.model_validate({}))
+
+    @property
+    def storage(self) -> str:
+        """The record's URL: as given (a relative SQLite file is beside the study file), or `<name>.db` there."""
+        given = self.study.storage
+        if given is None:
+            return f"sqlite:///{self.path.parent / (self.study.name + '.db')}"
+        if given.startswith("sqlite:///") and not given.startswith("sqlite:////"):
+            return f"sqlite:///{self.path.parent / given.removeprefix('sqlite:///')}"
+        return given
+
+    @property
+    def search_space(self) -> SearchSpace | None:
+        """The [space] section; None: the objective's own."""
+        return None if self.space is None else SearchSpace({name: s.dimension() for name, s in self.space.items()})
+
+
+def read(path: str | Path) -> StudyFile:
+    """Read a study file.
+
+    Raises:
+        ValueError: one line for the first thing that is wrong: a missing file, bad TOML, an unknown key, a bad value.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"study file: {str(path)!r} cannot be read: {error.strerror}; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"study file: {str(path)!r} is not TOML: {error}; correct it") from None
+    try:
+        parsed = StudyFile(path=path.resolve(), **content)
+    except ValidationError as error:
+        raise ValueError(_first(error, path)) from None
+    for section in (parsed.space or {}).items():
+        _named(section)
+    return parsed
+
+
+def _named(section: tuple[str, DimensionSection]) -> None:
+    try:
+        section[1].dimension()
+    except ValueError as error:
+        raise ValueError(f"space.{section[0]}: {error}") from None
+
+
+def _first(error: ValidationError, path: Path) -> str:
+    """The first problem of a validation, in one line."""
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"] if not str(part).endswith("Section")]
+    dotted = ".".join(where)
+    if problem["type"] == "extra_forbidden":
+        return f"{path.name}: unknown key {dotted!r}; {suggestion(where[-1], _known(where[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{path.name}: {dotted!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path.name}: {dotted}: {message}, got {problem['input']!r}; correct it"
+
+
+def _known(where: list[str]) -> list[str]:
+    """The keys a section may have."""
+    model: Any = StudyFile
+    for part in where:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = {"space": DimensionSection}.get(part) or (field.annotation if field else model)
+    fields: Mapping[str, Any] = getattr(model, "model_fields", {})
+    return [name for name in fields if name != "path"]

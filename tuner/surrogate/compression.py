@@ -1,0 +1,37 @@
+"""Compression of losses far above the best at their scale.
+
+    T(e) = e                      e <= s          near the optimum: the loss itself
+           s (1 + ln(e / s))      e >  s          far from it: only the order of magnitude
+           s (1 + ln 100)         e >= 100 s      and every diverged run: as bad as it gets
+
+T is continuous with a continuous slope at s. The width s of the linear zone is learned with the rest of theta, which
+needs the Jacobian of the warp in the likelihood (Snelson, Rasmussen and Ghahramani 2004, warped Gaussian processes).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CAP = 100.0
+FAR = 1e9  # the excess of a diverged run, in units: beyond any cap, and finite so that gradients are
+
+
+def compress(excess: Tensor, width: Tensor) -> Tensor:
+    """T(e): excess (..., n) above the loss law, width (..., 1) -> (..., n)."""
+    ratio = (excess / width).clamp(max=CAP)
+    return width * torch.where(ratio > 1, 1 + ratio.clamp(min=1).log(), ratio)
+
+
+def log_slope(excess: Tensor, width: Tensor) -> Tensor:
+    """ln T'(e), summed over the runs that did not diverge: (..., n), (..., 1) -> (...)."""
+    ratio = torch.where(excess < FAR, excess / width, 1.0)
+    return -ratio.clamp(min=1).log().sum(-1)
+
+
+def expand(compressed: Tensor, width: Tensor) -> Tensor:
+    """The inverse of T below its cap."""
+    ratio = (compressed / width).clamp(max=1 + math.log(CAP))
+    return width * torch.where(ratio > 1, (ratio.clamp(min=1) - 1).exp(), ratio)

@@ -1,0 +1,148 @@
+"""From runs to a weighted set of processes: maximum a posteriori, then draws around it.
+
+1. `climb`: L-BFGS on theta from several starts (the prior's centre, a draw near it, or the mode of fewer runs).
+2. `spread`, Laplace: theta ~ N(theta_hat, H^-1), H from finite differences of the gradient, evaluated as one batch.
+3. Sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density, tempered until an
+   effective half of the wanted members is left, and resampled systematically.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from linear_operator.utils.errors import NanError, NotPSDError
+from scipy.optimize import minimize
+from torch import Tensor
+
+from tuner.surrogate.frame import DTYPE, Data, Frame
+from tuner.surrogate.prior import Prior
+from tuner.surrogate.process import Processes
+
+logger = logging.getLogger(__name__)
+
+MEMBERS = 12
+DRAWS = 128
+STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
+FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A weighted set of processes, and the Gaussian they were drawn from.
+
+    Args:
+        processes: m draws of theta.
+        weights: (m,), sum to one.
+        mode: (p,) theta at its maximum a posteriori.
+        root: (p, p) a square root of the covariance of theta around it.
+    """
+
+    processes: Processes
+    weights: Tensor
+    mode: Tensor
+    root: Tensor
+
+    @cached_property
+    def middle(self) -> Processes:
+        """The process at the mode."""
+        return replace(self.processes, theta=self.mode[None])
+
+    @cached_property
+    def moved(self) -> Processes:
+        """p processes, each one standard deviation from the mode along a column of the root."""
+        return replace(self.processes, theta=self.mode + self.root.mT)
+
+
+def climb(frame: Frame, data: Data, starts: Sequence[Tensor]) -> Tensor | None:
+    """theta at its maximum a posteriori, the best over the starts; None where none can be optimised."""
+    prior = Prior.of(frame, data.spread)
+    found = [mode for start in starts if (mode := _climb(frame, data, prior, start)) is not None]
+    return max(found, key=lambda pair: pair[1])[0] if found else None
+
+
+def starts(frame: Frame, generator: torch.Generator) -> list[Tensor]:
+    """The prior's centre and a draw near it."""
+    size = Prior.of(frame, 1.0).size
+    return [torch.zeros(size, dtype=DTYPE), 0.5 * torch.randn(size, generator=generator, dtype=DTYPE)]
+
+
+def spread(frame: Frame, data: Data, mode: Tensor | None, generator: torch.Generator, members: int = MEMBERS) -> Fit:
+    """The weighted set around a mode; draws of the prior, weighed by the data, where there is none."""
+    prior = Prior.of(frame, data.spread)
+    if mode is None:
+        logger.warning("no start could be fitted to %d runs; draws of the prior are weighed instead", len(data.losses))
+        mode, root = torch.zeros(prior.size, dtype=DTYPE), torch.eye(prior.size, dtype=DTYPE)
+    else:
+        root = _laplace(frame, data, prior, mode)
+    return _resample(frame, data, prior, mode, root, generator, members)
+
+
+def _log_posterior(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:
+    return Processes(frame, data, prior, theta).log_posterior()
+
+
+def _gradient(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """log posterior (m,) and its gradient (m, p)."""
+    theta = theta.detach().requires_grad_()
+    value = _log_posterior(frame, data, prior, theta)
+    (slope,) = torch.autograd.grad(value.sum(), theta)
+    return value.detach(), slope
+
+
+def _climb(frame: Frame, data: Data, prior: Prior, start: Tensor) -> tuple[Tensor, float] | None:
+    """Maximum a posteriori from one start, and its log posterior; None where the covariance breaks down."""
+
+    def negative(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        try:
+            value, slope = _gradient(frame, data, prior, torch.from_numpy(theta)[None])
+        except (NotPSDError, NanError):
+            return np.inf, np.zeros_like(theta)
+        return -float(value), -slope[0].numpy()
+
+    found = minimize(negative, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 50, "ftol": 1e-5})
+    return (torch.from_numpy(found.x), -float(found.fun)) if np.isfinite(found.fun) else None
+
+
+def _laplace(frame: Frame, data: Data, prior: Prior, mode: Tensor) -> Tensor:
+    """A square root of H^-1 at the mode, (p, p)."""
+    moved = mode + STEP * torch.eye(prior.size, dtype=DTYPE)
+    slopes = _gradient(frame, data, prior, torch.cat([mode[None], moved]))[1]
+    hessian = -(slopes[1:] - slopes[0]) / STEP
+    values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
+    return vectors * values.clamp(min=FLOOR).rsqrt()
+
+
+def _resample(
+    frame: Frame, data: Data, prior: Prior, mode: Tensor, root: Tensor, generator: torch.Generator, members: int
+) -> Fit:
+    """`members` draws of theta with weights. root: (p, p), theta = mode + root z."""
+    normals = torch.randn(DRAWS, prior.size, generator=generator, dtype=DTYPE)
+    normals[0] = 0.0
+    theta = mode + normals @ root.mT
+    with torch.no_grad():
+        log_density = _log_posterior(frame, data, prior, theta) + 0.5 * normals.square().sum(-1)
+        weights = _tempered(log_density.nan_to_num(-torch.inf), members)
+    points = (torch.arange(members) + torch.rand((), generator=generator)) / members
+    chosen, counts = torch.searchsorted(weights.cumsum(0), points).clamp(max=DRAWS - 1).unique(return_counts=True)
+    return Fit(Processes(frame, data, prior, theta[chosen]), counts.to(DTYPE) / members, mode, root)
+
+
+def _tempered(log_weights: Tensor, wanted: int) -> Tensor:
+    """Importance weights to the largest power <= 1 that leaves an effective sample size of `wanted`, by bisection."""
+
+    def powered(power: float) -> tuple[Tensor, bool]:
+        weights = torch.softmax(power * log_weights, 0)
+        return weights, bool(1 / weights.square().sum() >= wanted)
+
+    low, high = 0.0, 1.0
+    if powered(high)[1]:
+        return powered(high)[0]
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if powered(middle)[1] else (low, middle)
+    return powered(low)[0]

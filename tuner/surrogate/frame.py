@@ -1,0 +1,94 @@
+"""Frame: the geometry of a study, and its observations as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+DTYPE = torch.float64
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What the surrogate knows before any run; equal and hashed by value.
+
+    Args:
+        numeric: (d,) bool; False marks a categorical coordinate.
+        reach: (a,) ln(cheapest proxy / target) along each axis that varies, nonzero.
+        drift_mean: (d, a) prior mean of the optimum's movement, in cube lengths per nat of the axis.
+        drift_sd: (d, a) its standard deviation.
+    """
+
+    numeric: Tensor
+    reach: Tensor
+    drift_mean: Tensor
+    drift_sd: Tensor
+
+    @cached_property
+    def _key(self) -> str:
+        return repr([t.tolist() for t in (self.numeric, self.reach, self.drift_mean, self.drift_sd)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frame) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def dimensions(self) -> int:
+        return self.numeric.shape[0]
+
+    @property
+    def axes(self) -> int:
+        return self.reach.shape[0]
+
+    def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """X -> x, l."""
+        return inputs[..., : self.dimensions], inputs[..., self.dimensions :]
+
+    def cheapness(self, logs: Tensor) -> Tensor:
+        """How far a scale is from the target: 0 there, 1 where every axis is at its reach. (..., n, a) -> (..., n)."""
+        return (logs / self.reach).sum(-1) / max(self.axes, 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Finished runs, in units of the losses' own spread.
+
+    Args:
+        inputs: (n, d + a) X.
+        losses: (n,) (loss - centre) / unit; infinite where the run diverged.
+        centre: the smallest loss seen, in loss units.
+        unit: the spread of the losses at one scale, in loss units.
+        spread: the spread of the losses over all scales, in units.
+    """
+
+    inputs: Tensor
+    losses: Tensor
+    centre: float
+    unit: float
+    spread: float
+
+    @staticmethod
+    def of(frame: Frame, inputs: Tensor, losses: Tensor) -> Data:
+        """Standardise raw losses (n,), robustly: a single absurd loss moves neither centre nor unit."""
+        finite = torch.isfinite(losses)
+        if not finite.any():
+            return Data(inputs, torch.full_like(losses, torch.inf), 0.0, 1.0, 1.0)
+        y, logs = losses[finite], frame.split(inputs[finite])[1]
+        middle = y.median()
+        tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
+        residual = tame - _level(logs / frame.reach, tame)
+        scale = max(float(tame.max() - tame.min()), 1e-6 * max(1.0, float(middle.abs())))
+        unit = max(float(residual.abs().median()), 1e-3 * scale)
+        return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit)
+
+
+def _level(reaches: Tensor, y: Tensor) -> Tensor:
+    """Mean loss at each run's scale: linear in l, with a ridge of one pseudo-run an axis."""
+    design = torch.cat([torch.ones_like(y)[:, None], reaches], 1)
+    ridge = torch.eye(design.shape[1], dtype=DTYPE) * torch.tensor([1e-9] + [1.0] * reaches.shape[1], dtype=DTYPE)
+    return design @ torch.linalg.solve(design.mT @ design + ridge, design.mT @ y)

@@ -1,0 +1,103 @@
+"""The posterior of the surrogate on a set of points: joint draws of the set, and its moments.
+
+`Points` is the set itself, a mixture; the location of the optimum is sampled from it: a member, then a joint draw of
+its process on all points.
+
+`Moments` are mean and covariance with theta integrated out to first order around its mode,
+
+    cov[phi(X), phi(X')] = cov_mode(X, X') + t(X) . t(X')          t_i = change of the mean, one sd of theta along i
+
+so that what is not known of drift and laws is in every covariance without the sampling noise of a finite set: a dozen
+draws correlate by chance, and a run would seem to teach what it cannot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+from tuner.surrogate.compression import expand
+from tuner.surrogate.fit import Fit
+from tuner.surrogate.frame import DTYPE
+
+
+@dataclass(frozen=True)
+class Points:
+    """Posterior of a fitted set on inputs (c, d + a), in units of its data."""
+
+    fit: Fit
+    inputs: Tensor
+
+    @cached_property
+    def explained(self) -> Tensor:
+        return self.fit.processes.explain(self.inputs)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Mean of each member, (m, c)."""
+        return self.fit.processes.mean(self.inputs, self.explained)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of the mixture, (c,)."""
+        return self.fit.weights @ self.means
+
+    def draws(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Joint draws of the latent function (count, c) in units, and the member of each (count,)."""
+        p = self.fit.processes
+        covariance = p.covariance(self.inputs, self.explained, self.inputs, self.explained)
+        factor = psd_safe_cholesky(covariance + 1e-8 * torch.eye(len(self.inputs), dtype=DTYPE))
+        member = torch.multinomial(self.fit.weights, count, replacement=True, generator=generator)
+        normals = torch.randn(count, len(self.inputs), generator=generator, dtype=DTYPE)
+        drawn = torch.empty_like(normals)
+        for m in member.unique():
+            drawn[member == m] = self.means[m] + normals[member == m] @ factor[m].mT
+        return drawn, member
+
+    def losses(self, drawn: Tensor, member: Tensor) -> Tensor:
+        """Draws in units (count, c) -> losses in loss units, the compression undone."""
+        p = self.fit.processes
+        law = p.law(self.inputs)[member]
+        return p.data.centre + p.data.unit * (law + expand(drawn - law, p.value["linear"][member][:, None]))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of the latent function on inputs (c, d + a), in units of the data."""
+
+    fit: Fit
+    inputs: Tensor
+
+    @cached_property
+    def explained(self) -> Tensor:
+        return self.fit.middle.explain(self.inputs)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(c,)."""
+        return self.fit.middle.mean(self.inputs, self.explained)[0]
+
+    @cached_property
+    def tangent(self) -> Tensor:
+        """(p, c): change of the mean along each column of the root of theta's covariance."""
+        moved = self.fit.moved
+        return moved.mean(self.inputs, moved.explain(self.inputs)) - self.mean
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Noise excluded, (c,)."""
+        return self.fit.middle.variance(self.inputs, self.explained)[0] + self.tangent.square().sum(0)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """Variance of one run, (c,)."""
+        return self.fit.middle.noise(self.inputs)[0]
+
+    def covariance(self, other: Moments) -> Tensor:
+        """(c, c')."""
+        within = self.fit.middle.covariance(self.inputs, self.explained, other.inputs, other.explained)
+        return within[0] + self.tangent.mT @ other.tangent

@@ -1,0 +1,98 @@
+"""theta: everything the surrogate does not know, as one whitened vector.
+
+Each block of theta is an array of numbers a = loc + scale * theta, or exp of that where it must be positive. A priori
+theta ~ N(0, I), so its log prior is -|theta|^2 / 2, a start is a draw of normals, and a Laplace step is well scaled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tuner.surrogate.frame import DTYPE, Frame
+from tuner.surrogate.scaling import BASES
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of theta: its values' shape, where they are centred, how wide, and whether on a log line."""
+
+    loc: Tensor
+    scale: Tensor
+    positive: bool = False
+
+
+def _normal(mean: float, sd: float, *shape: int) -> Block:
+    return Block(torch.full(shape, mean, dtype=DTYPE), torch.full(shape, sd, dtype=DTYPE))
+
+
+def _lognormal(median: float, sd: float, *shape: int) -> Block:
+    """sd is that of the logarithm."""
+    return Block(torch.full(shape, math.log(median), dtype=DTYPE), torch.full(shape, sd, dtype=DTYPE), positive=True)
+
+
+def _drift(frame: Frame) -> Block:
+    """Prior theory on the log n course; the three courses share its variance equally."""
+    loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
+    scale = (frame.drift_sd / math.sqrt(BASES))[..., None].expand(-1, -1, BASES)
+    return Block(loc, scale)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The blocks of theta by name, in order."""
+
+    blocks: Mapping[str, Block]
+
+    @staticmethod
+    def of(frame: Frame, spread: float) -> Prior:
+        """Priors for losses that span `spread` units over all scales. d hyperparameters, a axes."""
+        d, a = frame.dimensions, frame.axes
+        return Prior(
+            {
+                "drift": _drift(frame),  # (d, a, 3) cube lengths per nat
+                "level": _normal(0.0, 1.0 + spread),  # E at the target
+                "rise": _normal(0.0, 1.0 + spread, a),  # E at the reach, above the target's
+                "alpha": _lognormal(0.5, 0.5, a),  # exponent of the loss law
+                "curvature": _lognormal(20.0, 1.0, d),  # of the bowl, units per cube length squared
+                "bottom": _normal(0.5, 0.3, d),  # of the bowl, cube lengths
+                "linear": _lognormal(1.0, 0.7),  # width s of the linear zone of T
+                "length": _lognormal(0.4, 0.6, d),  # of the kernel, cube lengths
+                "shared": _lognormal(0.5, 0.8),  # amplitude of f
+                "fading": _lognormal(0.3, 0.8),  # amplitude of g at the reach
+                "offset": _lognormal(0.2, 0.8),  # what the loss law misses, at the reach
+                "noise": _lognormal(0.1, 1.0),  # standard deviation of a run at the target
+                "noise_slope": _normal(0.0, 0.5),  # ln(noise at the reach / noise at the target)
+            }
+        )
+
+    @cached_property
+    def size(self) -> int:
+        return len(self._flat[0])
+
+    @cached_property
+    def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
+        """loc, scale and the mask of the positive ones, (p,) each."""
+        blocks = self.blocks.values()
+        positive = [torch.full((block.loc.numel(),), block.positive) for block in blocks]
+        return (
+            torch.cat([b.loc.flatten() for b in blocks]),
+            torch.cat([b.scale.flatten() for b in blocks]),
+            torch.cat(positive),
+        )
+
+    def unpack(self, theta: Tensor) -> dict[str, Tensor]:
+        """theta (..., p) -> values by name, (..., *shape)."""
+        loc, scale, positive = self._flat
+        line = loc + scale * theta
+        values = torch.where(positive, torch.where(positive, line, 0.0).exp(), line)
+        pieces = values.split([block.loc.numel() for block in self.blocks.values()], -1)
+        return {
+            name: piece.reshape(theta.shape[:-1] + block.loc.shape)
+            for (name, block), piece in zip(self.blocks.items(), pieces, strict=True)
+        }

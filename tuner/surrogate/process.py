@@ -1,0 +1,130 @@
+"""A batch of Gaussian processes, one for each row of theta, over the same data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+
+from tuner.surrogate.compression import FAR, compress, log_slope
+from tuner.surrogate.frame import Data, Frame
+from tuner.surrogate.kernel import TransferKernel
+from tuner.surrogate.mean import Bowl, LossLaw, undrifted
+from tuner.surrogate.prior import Prior
+
+JITTER = 1e-6  # variance added to a run's noise, in units squared
+
+
+@dataclass(frozen=True)
+class Processes:
+    """m processes: theta (m, p) given the runs of `data`.
+
+    `level` and below are in units of `data`, not in loss units; the latent function is compressed (see compression).
+    """
+
+    frame: Frame
+    data: Data
+    prior: Prior
+    theta: Tensor
+
+    @cached_property
+    def value(self) -> dict[str, Tensor]:
+        return self.prior.unpack(self.theta)
+
+    @cached_property
+    def law(self) -> LossLaw:
+        v = self.value
+        return LossLaw(self.frame, v["level"], v["rise"], v["alpha"])
+
+    @cached_property
+    def bowl(self) -> Bowl:
+        v = self.value
+        return Bowl(self.frame, v["drift"], v["curvature"], v["bottom"], v["linear"])
+
+    @cached_property
+    def kernel(self) -> TransferKernel:
+        v = self.value
+        names = ("drift", "alpha", "length", "shared", "fading", "offset")
+        return TransferKernel(self.frame, **{name: v[name] for name in names})
+
+    def drift(self, inputs: Tensor) -> Tensor:
+        """Delta, how far the optimum at each input's scale lies from the target's: (m, n, d) cube lengths."""
+        return self.frame.split(inputs)[0] - undrifted(self.frame, self.value["drift"], inputs)
+
+    def noise(self, inputs: Tensor) -> Tensor:
+        """Variance of a run, (m, n): ln sd is linear in the distance from the target."""
+        cheap = self.frame.cheapness(self.frame.split(inputs)[1])
+        log_sd = self.value["noise"].log()[:, None] + self.value["noise_slope"][:, None] * cheap
+        return (2 * log_sd).exp() + JITTER
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """Compressed excess over the loss law, minus the bowl: (m, n), what the kernel must explain."""
+        return compress(self._excess, self.value["linear"][:, None]) - self.bowl(self.data.inputs)
+
+    @cached_property
+    def _excess(self) -> Tensor:
+        finite = torch.isfinite(self.data.losses)
+        return torch.where(finite, torch.where(finite, self.data.losses, 0.0) - self.law(self.data.inputs), FAR)
+
+    @cached_property
+    def covariance_of_runs(self) -> Tensor:
+        """Prior covariance of the noisy runs, (m, n, n)."""
+        x = self.data.inputs
+        return self.kernel.forward(x, x) + torch.diag_embed(self.noise(x))
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Its Cholesky factor."""
+        return psd_safe_cholesky(self.covariance_of_runs)
+
+    @cached_property
+    def _whitened(self) -> Tensor:
+        return torch.linalg.solve_triangular(self.factor, self.residual[..., None], upper=False)[..., 0]
+
+    def log_posterior(self) -> Tensor:
+        """ln p(losses | theta) + ln p(theta) up to a constant, (m,)."""
+        fit = _LogDensity.apply(self.covariance_of_runs, self.residual)
+        slope = log_slope(self._excess, self.value["linear"][:, None])
+        return fit + slope - 0.5 * self.theta.square().sum(-1)
+
+    def explain(self, inputs: Tensor) -> Tensor:
+        """L^-1 k(runs, inputs): (m, n, c), from which every posterior covariance is a product."""
+        return torch.linalg.solve_triangular(self.factor, self.kernel.forward(self.data.inputs, inputs), upper=False)
+
+    def mean(self, inputs: Tensor, explained: Tensor) -> Tensor:
+        """Posterior mean of the law plus the compressed excess above it, (m, c)."""
+        return self.law(inputs) + self.bowl(inputs) + (explained.mT @ self._whitened[..., None])[..., 0]
+
+    def variance(self, inputs: Tensor, explained: Tensor) -> Tensor:
+        """Posterior variance, (m, c)."""
+        return (self.kernel.forward(inputs, inputs, diag=True) - explained.square().sum(-2)).clamp(min=1e-12)
+
+    def covariance(self, x1: Tensor, explained1: Tensor, x2: Tensor, explained2: Tensor) -> Tensor:
+        """Posterior covariance, (m, c1, c2)."""
+        return self.kernel.forward(x1, x2) - explained1.mT @ explained2
+
+
+class _LogDensity(torch.autograd.Function):
+    """ln N(r; 0, K) + n/2 ln 2 pi for K (m, n, n), r (m, n): gradients (a a' - K^-1) / 2 and -a, a = K^-1 r.
+
+    Rasmussen and Williams 2006, eq. 5.9: half the time of differentiating through the Cholesky factor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
+        factor = psd_safe_cholesky(covariance)
+        solved = torch.cholesky_solve(residual[..., None], factor)[..., 0]
+        ctx.save_for_backward(factor, solved)
+        return -0.5 * (residual * solved).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor]:
+        factor, solved = ctx.saved_tensors
+        (scale,) = outputs
+        slope = 0.5 * (solved[..., :, None] * solved[..., None, :] - torch.cholesky_inverse(factor))
+        return scale[..., None, None] * slope, -scale[..., None] * solved
