@@ -141,7 +141,9 @@ def compare(
     file = read(study)
     budget = _positive(file.budget.target_runs if budget is None else budget)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    compared = compare_live(file, methods.split(","), _seeds(seeds), budget, direct, workers)
+    compared = compare_live(
+        file, methods.split(","), _seeds(seeds), budget, direct, workers, lambda line: click.echo(line, err=True)
+    )
     console.print(comparison(compared))
     if as_json:
         click.echo(json.dumps({"methods": compared}))

@@ -85,8 +85,8 @@ def create_study(
         raise
 
 
-def open_study(file: StudyFile, must_exist: bool = False) -> Study:
-    """The study of a study file: created, or resumed.
+def open_study(file: StudyFile, *, must_exist: bool = False, in_memory: bool = False) -> Study:
+    """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
 
     Raises:
         ValueError: as `create_study`; or there is no record and `must_exist`.
@@ -104,7 +104,7 @@ def open_study(file: StudyFile, must_exist: bool = False) -> Study:
         exponents=file.parametrization.exponents,
         objective=source,
         cost="seconds" if file.objective.cost == "seconds" else None,
-        storage=file.storage,
+        storage=None if in_memory else file.storage,
         name=file.study.name,
         seed=file.study.seed,
         retries=file.budget.retries,

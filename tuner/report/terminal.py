@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,12 +100,43 @@ def bill(study: Study, ledger: Mapping[str, Any], rec: Recommendation) -> Table:
         table.add_column(column, justify="right" if column else "left")
     search, check = ledger["search"], ledger["verification"]
     predicted = f"{number(rec.loss)} +- {number(rec.loss_sd)} predicted"
-    table.add_row(f"search (stopped: {ledger['stopped']})", number(search["cost"]), number(search["target_runs"]), predicted)
+    table.add_row(
+        f"search (stopped: {ledger['stopped']})", number(search["cost"]), number(search["target_runs"]), predicted
+    )
     if check is not None:
         loss = "diverged" if check["loss"] is None else f"{number(check['loss'])} measured"
         table.add_row("verification", number(check["cost"]), number(check["cost"] / study.target_cost), loss)
     total = search["cost"] + (check["cost"] if check else 0.0)
     table.add_row("total", number(total), number(total / study.target_cost), "")
     direct = 16 * study.target_cost
-    table.add_row("direct tuning with 16 runs at the target", number(direct), "16", f"{direct / total:.1f} times the cost")
+    table.add_row(
+        "direct tuning with 16 runs at the target", number(direct), "16", f"{direct / total:.1f} times the cost"
+    )
     return table
+
+
+def comparison(methods: Mapping[str, Any]) -> Table:
+    """Median and quartiles over seeds of the loss of fresh runs at each method's answer, along its search."""
+    table = Table(title="Loss of the answer on fresh seeds at the target: median (quartiles)", title_justify="left")
+    table.add_column("method")
+    table.add_column("target runs", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("regret", justify="right")
+    for told in methods.values():
+        for part in (0.25, 0.5, 1.0):
+            lines = [_at(entry["trace"], part) for entry in told["seeds"]]
+            spent = statistics.median(line["target_runs"] for line in lines)
+            cells = [_quartiles([line[key] for line in lines]) for key in ("loss", "regret")]
+            table.add_row(told["variant"] if part == 1.0 else "", number(spent), *cells, end_section=part == 1.0)
+    return table
+
+
+def _at(trace: Sequence[Mapping[str, Any]], part: float) -> Mapping[str, Any]:
+    """The line of a trace at a part of its final cost."""
+    return next(line for line in trace if line["target_runs"] >= part * trace[-1]["target_runs"] * (1 - 1e-9))
+
+
+def _quartiles(values: Sequence[float | None]) -> str:
+    known = sorted(float("inf") if v is None else v for v in values)
+    low, middle, high = (known[min(int(q * len(known)), len(known) - 1)] for q in (0.25, 0.5, 0.75))
+    return f"{number(middle)} ({number(low)} .. {number(high)})"

@@ -1,0 +1,92 @@
+"""How each tensor of a network moves with width: the per-tensor rules of muP and of the standard parametrization.
+
+In ratio form, with m = width / base width, so that m = 1 leaves every rate unchanged. A tensor is `input` (finite to
+infinite: a first layer, an embedding), `hidden` (infinite to infinite) or `readout` (infinite to finite). AdamW has
+PyTorch's form, w -= lr (u + weight_decay w).
+
+|               | role    | std        | multiplier | lr  | weight decay |
+|---------------|---------|------------|------------|-----|--------------|
+| `mup-adamw`   | input   | fan_in^-½  | 1          | 1   | 1            |
+|               | hidden  | fan_in^-½  | 1          | 1/m | m            |
+|               | readout | 0          | 1/m        | 1   | 1            |
+| `sp-adamw`    | all     | fan_in^-½  | 1          | 1   | 1            |
+
+Sources: Yang et al. 2022 (Tensor Programs V), Table 8; weight decay by independent scaling, which keeps
+lr x weight decay, and so the time scale of the average over updates, the same at every width (Wang & Aitchison 2024;
+CompleteP, Table 1). A readout that starts at zero drops a term of order width^-½ that small networks have and large
+ones do not (README of the mup package).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PARAMETRIZATIONS = ("mup-adamw", "sp-adamw")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a parametrization says about one tensor; lr and weight_decay are factors.
+
+    Args:
+        std: of the initial weights, before `init_scale`.
+        multiplier: of what the layer gives out.
+        rescaled: the hyperparameter `init_scale` multiplies std.
+    """
+
+    std: float
+    multiplier: float = 1.0
+    lr: float = 1.0
+    weight_decay: float = 1.0
+    rescaled: bool = True
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of a parametrization at one scale.
+
+    Args:
+        width_ratio: m, width / base width.
+        depth_ratio: depth / base depth.
+    """
+
+    parametrization: str
+    width_ratio: float
+    depth_ratio: float = 1.0
+
+    @property
+    def mup(self) -> bool:
+        return self.parametrization == "mup-adamw"
+
+    def input(self, fan_in: int) -> Rule:
+        return Rule(fan_in**-0.5)
+
+    def embedding(self) -> Rule:
+        """An input of which one entry is one and the others are zero: as if fan_in were 1."""
+        return Rule(1.0)
+
+    def hidden(self, fan_in: int) -> Rule:
+        m = self.width_ratio if self.mup else 1.0
+        return Rule(fan_in**-0.5, lr=1 / m, weight_decay=m)
+
+    def readout(self, fan_in: int) -> Rule:
+        if self.mup:
+            return Rule(0.0, multiplier=1 / self.width_ratio, rescaled=False)
+        return Rule(fan_in**-0.5, rescaled=False)
+
+    @property
+    def branch(self) -> float:
+        """Multiplier of a residual branch: base depth / depth (CompleteP with alpha = 1, Table 1)."""
+        return 1 / self.depth_ratio if self.mup else 1.0
+
+    def attention(self, head: float, base_head: float) -> float:
+        """Factor of q.k: sqrt(base head) / head, which is head^-½ at the base (Tensor Programs V, section 4)."""
+        return base_head**0.5 / head if self.mup else head**-0.5
+
+
+def known(parametrization: str) -> str:
+    """The name, if it is one. Raises ValueError, naming the known ones."""
+    if parametrization not in PARAMETRIZATIONS:
+        names = ", ".join(map(repr, PARAMETRIZATIONS))
+        raise ValueError(f"parametrization: must be one of {names}, got {parametrization!r}; correct the name")
+    return parametrization

@@ -1,0 +1,219 @@
+"""Methods side by side on live training: each spends its budget, and what it would recommend on the way is scored.
+
+A score is the mean loss of fresh runs at the target, on seeds that no search has seen and that all methods share. It is
+not charged: it measures the answer. Regret is the score minus the best score of the whole comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from tuner.engine import Problem
+from tuner.execution import Serial, WorkerPool
+from tuner.methods import Method, method
+from tuner.opening import open_study
+from tuner.scale import Scale
+from tuner.space import Params
+from tuner.study import STACK
+from tuner.studyfile import StudyFile
+from tuner.trial import Observation, Result, Trial
+
+FRESH = 5  # seeds of a score
+FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
+STEPS = 5  # answers scored along a search: at 1/16, 1/8, ... of its budget
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method would answer after `trials` runs that cost `target_runs`; None while every run diverged."""
+
+    trials: int
+    target_runs: float
+    params: Params | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One method, one seed: the cost after each trial, and the answers along the way."""
+
+    name: str
+    seed: int
+    spent: tuple[float, ...]
+    steps: tuple[Step, ...]
+
+
+def compare_live(
+    file: StudyFile,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    budget: float,
+    direct: int,
+    workers: int,
+    said: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Run every method for every seed, score, and return the `--json` contract's "methods".
+
+    Args:
+        budget: target runs of a method that searches below the target. direct: target runs of one that does not.
+        said: called with a line after each finished search.
+    """
+    jobs = [(file, name, seed, budget, direct) for name in _expanded(file, names) for seed in seeds]
+    searches: list[Search] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        for done in as_completed([pool.submit(_search, *job) for job in jobs]):
+            search = done.result()
+            searches.append(search)
+            said(f"{search.name}, seed {search.seed}: {len(search.spent)} trials, {search.spent[-1]:.3f} target runs")
+    searches.sort(key=lambda search: search.seed)
+    scores = _scores(file, searches, workers, said)
+    return _favoured(_told(searches, scores), names)
+
+
+def _expanded(file: StudyFile, names: Sequence[str]) -> list[str]:
+    """A copy becomes one search a proxy, "copy @ width 64"; the best of them is kept in the end."""
+    proxies = file.scale.proxy_scales()
+    return [
+        full for name in names for full in ([f"{name} @ {p}" for p in proxies] if name.startswith("copy") else [name])
+    ]
+
+
+def _made(problem: Problem, full: str) -> Method:
+    name, _, where = full.partition(" @ ")
+    if not where:
+        return method(name)
+    return method(name, scale=next(p for p in problem.proxies if str(p) == where))
+
+
+def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -> Search:
+    """Spend a budget; runs in a process of its own, without a record."""
+    import torch
+
+    torch.set_num_threads(1)
+    with open_study(file, in_memory=True) as study:
+        assert study.source is not None
+        chosen, problem, unit = _made(study.problem, name), study.problem, study.target_cost
+        runner = Serial(study.source.load())
+        left = (direct if chosen.direct else budget) * unit
+        marks = [left / 2**k for k in reversed(range(STEPS))]
+        seen: list[Observation] = []
+        spent, steps = [0.0], []
+        stack = 1 if chosen.direct else STACK
+        while proposals := chosen.propose(problem, seen, [], seed=seed, budget=left - spent[-1] * unit, count=stack):
+            for observation in _trained(runner, problem, proposals, seed, len(seen)):
+                seen.append(observation)
+                spent.append(spent[-1] + observation.cost / unit)
+            if marks and spent[-1] * unit >= marks[0] * (1 - 1e-9):
+                marks = [m for m in marks if m > spent[-1] * unit]
+                steps.append(_step(chosen, problem, seen, seed, spent[-1]))
+        if not steps or steps[-1].trials < len(seen):
+            steps.append(_step(chosen, problem, seen, seed, spent[-1]))
+    return Search(name, seed, tuple(spent[1:]), tuple(steps))
+
+
+def _trained(runner: Serial, problem: Problem, proposals: Sequence[Any], seed: int, first: int) -> list[Observation]:
+    """Train proposals; a failure ends the comparison with its text, because it would bend every number."""
+    trials = []
+    for i, p in enumerate(proposals):
+        raw = problem.parametrization.to_raw(problem.space, p.params, p.scale, problem.base)
+        state = np.random.SeedSequence([seed, first + i]).generate_state(1)[0]
+        trials.append(Trial(first + i, raw, p.scale, int(state >> 1)))
+    outcomes = runner.submit(trials).result()
+    return [
+        Observation(p.params, p.scale, _loss(outcome), problem.cost(p.params, p.scale))
+        for p, outcome in zip(proposals, outcomes, strict=True)
+    ]
+
+
+def _loss(outcome: Any) -> float:
+    if not isinstance(outcome, Result):
+        raise ValueError(f"compare: a trial failed: {outcome.error}; mend the objective")
+    return math.inf if outcome.diverged else float(outcome.loss)
+
+
+def _step(chosen: Method, problem: Problem, seen: Sequence[Observation], seed: int, spent: float) -> Step:
+    if all(o.diverged for o in seen):
+        return Step(len(seen), spent, None)
+    return Step(len(seen), spent, chosen.recommend(problem, seen, seed=seed))
+
+
+# Scoring
+
+
+def _key(params: Params) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))
+
+
+def _scores(
+    file: StudyFile, searches: Sequence[Search], workers: int, said: Callable[[str], None]
+) -> dict[tuple[tuple[str, Any], ...], list[float]]:
+    """Losses at the target on the fresh seeds, of every distinct answer."""
+    answers = {_key(s.params): s.params for search in searches for s in search.steps if s.params is not None}
+    said(f"scoring {len(answers)} answers on {FRESH} fresh seeds at the target")
+    with open_study(file, in_memory=True) as study:
+        assert study.source is not None
+        source, target = study.source, study.problem.target
+    with WorkerPool(source, workers) as pool:
+        running = {key: pool.submit(_fresh(params, target)) for key, params in answers.items()}
+        return {key: [_loss(outcome) for outcome in future.result()] for key, future in running.items()}
+
+
+def _fresh(params: Params, target: Scale) -> list[Trial]:
+    return [Trial(i, params, target, FRESH_FROM + i) for i in range(FRESH)]
+
+
+def _told(
+    searches: Sequence[Search], scores: Mapping[tuple[tuple[str, Any], ...], list[float]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Each search as an entry of the contract: a trace with one line a trial, the answers' regrets carried forward."""
+    means = {key: float(np.mean(losses)) for key, losses in scores.items()}
+    best = min(means.values())
+    told: dict[str, list[dict[str, Any]]] = {}
+    for search in searches:
+        steps = {s.trials: (None if s.params is None else means[_key(s.params)]) for s in search.steps}
+        trace, loss = [], None
+        for trials, spent in enumerate(search.spent, 1):
+            loss = steps.get(trials, loss)
+            trace.append({"target_runs": spent, "trials": trials, **_regret(loss, best)})
+        last = search.steps[-1].params
+        fresh = None if last is None else scores[_key(last)]
+        entry = {"seed": search.seed, "trace": trace, "recommendation": last, "fresh_losses": fresh}
+        told.setdefault(search.name, []).append(entry)
+    return told
+
+
+def _regret(loss: float | None, best: float) -> dict[str, float | None]:
+    known = loss is not None and math.isfinite(loss)
+    regret = loss - best if known and loss is not None else None
+    relative = None if regret is None else regret / abs(best)
+    return {
+        "loss": loss if known else None,
+        "regret": regret,
+        "relative_regret": relative,
+        "smooth_relative_regret": None,
+    }
+
+
+def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Methods with their summary; of a copy's proxies the one whose final median regret is least."""
+    methods = {}
+    for name in names:
+        variants = [full for full in told if full.partition(" @ ")[0] == name]
+        full = min(variants, key=lambda v: _final(told[v])["median"])
+        summary = {"relative_regret": _final(told[full]), "smooth_relative_regret": None, "coverage": None}
+        methods[name] = {"variant": full, "seeds": told[full], "summary": summary}
+    return methods
+
+
+def _final(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median and 90th percentile over seeds of the final relative regret; a diverged answer counts as infinite."""
+    last = [entry["trace"][-1]["relative_regret"] for entry in entries]
+    regrets = [math.inf if r is None else r for r in last]
+    median, p90 = np.quantile(regrets, [0.5, 0.9], method="inverted_cdf")
+    return {"median": float(median), "p90": float(p90)}

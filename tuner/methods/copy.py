@@ -1,0 +1,42 @@
+"""Copying: the whole budget at one proxy scale, its best setting moved to the target (muTransfer: Yang et al. 2022).
+
+Moved in base coordinates the parametrization rescales it; moved raw it is used as it was. The search at the proxy is
+Optuna's TPE, stronger than the random search of the paper. The proxy is chosen by whoever compares, in its favour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuner.engine import Problem
+from tuner.methods.direct import Direct, best_run
+from tuner.scale import Scale
+from tuner.space import Params
+from tuner.trial import Observation, Proposal
+
+
+@dataclass(frozen=True)
+class Copy:
+    raw: bool
+    scale: Scale
+    direct: bool = False
+
+    def propose(
+        self,
+        problem: Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        budget: float,
+        count: int,
+    ) -> list[Proposal]:
+        search = Direct("tpe", self.scale)
+        return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
+
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        """Raises ValueError while every run diverged."""
+        best = best_run(observations)
+        at = best.scale if self.raw else problem.target
+        return problem.parametrization.to_raw(problem.space, best.params, at, problem.base)

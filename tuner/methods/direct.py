@@ -1,0 +1,100 @@
+"""Direct tuning: Optuna's samplers at one scale, by default the target; the answer is the best run seen."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from tuner.engine import Problem
+from tuner.scale import Scale
+from tuner.space import Categorical, Dimension, Int, Params
+from tuner.trial import Observation, Proposal
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Optuna's `sampler` ("tpe", "gp" or "random", with its defaults) at `scale`; None: the target.
+
+    The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
+    """
+
+    sampler: str
+    scale: Scale | None = None
+    direct: bool = True
+
+    def propose(
+        self,
+        problem: Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        budget: float,
+        count: int,
+    ) -> list[Proposal]:
+        scale = self.scale or problem.target
+        study = _told(problem, observations, pending, self._sampler(seed, len(observations) + len(pending)))
+        chosen: list[Proposal] = []
+        for _ in range(count):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                params = study.ask({name: _distribution(d) for name, d in problem.space.items()}).params
+            cost = problem.cost(params, scale)
+            if cost > budget:
+                break
+            budget -= cost
+            chosen.append(Proposal(params, scale))
+        return chosen
+
+    def _sampler(self, seed: int, number: int) -> BaseSampler:
+        state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        makers = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
+        sampler: BaseSampler = makers[self.sampler](seed=state)
+        return sampler
+
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        """Raises ValueError while every run diverged."""
+        best = best_run(observations)
+        return problem.parametrization.to_raw(problem.space, best.params, problem.target, problem.base)
+
+
+def best_run(observations: Sequence[Observation]) -> Observation:
+    """The run with the smallest loss."""
+    finite = [o for o in observations if not o.diverged]
+    if not finite:
+        raise ValueError(f"recommend: a run with a finite loss is needed, got {len(observations)}, all diverged")
+    return min(finite, key=lambda o: o.loss)
+
+
+def _told(
+    problem: Problem, observations: Sequence[Observation], pending: Sequence[Proposal], sampler: BaseSampler
+) -> optuna.Study:
+    """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler)
+    distributions = {name: _distribution(d) for name, d in problem.space.items()}
+    worst = max((o.loss for o in observations if not o.diverged), default=1.0)
+    for o in observations:
+        value = o.loss if math.isfinite(o.loss) else worst
+        study.add_trial(optuna.create_trial(params=dict(o.params), distributions=distributions, value=value))
+    for p in pending:
+        study.add_trial(
+            optuna.create_trial(params=dict(p.params), distributions=distributions, state=TrialState.RUNNING)
+        )
+    return study
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Categorical):
+        return CategoricalDistribution(dimension.choices)
+    kind = IntDistribution if isinstance(dimension, Int) else FloatDistribution
+    distribution: BaseDistribution = kind(dimension.low, dimension.high, log=dimension.log)  # type: ignore[arg-type]
+    return distribution

@@ -1,0 +1,30 @@
+"""The tuner itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuner import engine
+from tuner.space import Params
+from tuner.trial import Observation, Proposal
+
+
+@dataclass(frozen=True)
+class Transfer:
+    direct: bool = False
+
+    def propose(
+        self,
+        problem: engine.Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        budget: float,
+        count: int,
+    ) -> list[Proposal]:
+        return engine.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
+
+    def recommend(self, problem: engine.Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        return engine.recommend(problem, observations, seed=seed).params
