@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +17,26 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OneLine(click.Group):
+    """A misspelt command or option is bad input like any other: one line and status 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+        except click.ClickException as error:
+            _say(f"{error.format_message().rstrip('.')}; see tuner --help")
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(BAD_INPUT)
+
+
+def _say(error: str) -> None:
+    click.echo(f"error: {' '.join(error.split())}", err=True)
+
+
+@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="transfer-tuner")
 def main() -> None:
     """Choose the hyperparameters of a network too large to tune, from cheap runs of smaller ones."""
@@ -30,7 +50,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except ValueError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            _say(str(error))
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo(f"interrupted; finished trials are recorded. To go on: {_again()}", err=True)
@@ -40,7 +60,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _again() -> str:
-    return " ".join(["tuner", *sys.argv[1:]])
+    return shlex.join(["tuner", *sys.argv[1:]])
 
 
 @main.command()
@@ -54,10 +74,11 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
     """Run live training, or resume it, and check the answer at the target."""
     from tuner.opening import open_study
     from tuner.report.terminal import progress
+    from tuner.study import checked_budget
     from tuner.studyfile import read
 
     file = read(study)
-    budget = _positive(file.budget.target_runs if budget is None else budget)
+    budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     with open_study(file) as opened:
         with progress(budget) as shown:
@@ -65,7 +86,9 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
         rec = opened.recommend()
         if file.budget.verify and not no_verify:
             click.echo(f"verifying at {opened.problem.target} ...", err=True)
-            opened.verify(rec.params, workers=min(workers, 1))
+            entry = opened.verify(rec.params, workers=min(workers, 1))
+            if entry.error is not None:
+                click.echo(f"the verification broke: {entry.error.splitlines()[0]}", err=True)
         _print_answer(opened, rec, as_json, opened.ledger(rec.params, stopped))
 
 
@@ -100,12 +123,6 @@ def _print_answer(study: Any, rec: Any, as_json: bool, ledger: dict[str, Any] | 
         click.echo(json.dumps({**told, **({} if ledger is None else {"ledger": ledger})}))
 
 
-def _positive(budget: float) -> float:
-    if not 0 < budget < float("inf"):
-        raise ValueError(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
-    return budget
-
-
 @main.command()
 @study_file
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))
@@ -136,10 +153,11 @@ def compare(
     """Cost against regret, methods side by side, each charged for every run it makes."""
     from tuner.comparison import compare_live
     from tuner.report.terminal import comparison, console
+    from tuner.study import checked_budget
     from tuner.studyfile import read
 
     file = read(study)
-    budget = _positive(file.budget.target_runs if budget is None else budget)
+    budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     compared = compare_live(
         file, methods.split(","), _seeds(seeds), budget, direct, workers, lambda line: click.echo(line, err=True)

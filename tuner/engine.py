@@ -33,9 +33,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LEVEL = 0.9  # of every interval
-SCREEN = 128  # space-filling points of a candidate set
+SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
-RUNS = 512  # candidate runs over all proxies
+RUNS = 384  # candidate runs over all proxies
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 DRAWS = 512  # of the optimum's location
 
@@ -382,14 +382,15 @@ class _Record:
 @lru_cache(maxsize=4)
 def _fit_of(record: _Record, seed: int) -> Fit:
     count = _checkpoint(len(record.losses))
-    warm = _mode_of(record.first(count), seed)
+    warm = _mode_of(record.first(count))
     mode = warm if count == len(record.losses) or warm is None else climb(record.frame, record.data, [warm])
     return spread(record.frame, record.data, mode, _generator(seed, len(record.losses)))
 
 
 @lru_cache(maxsize=64)
-def _mode_of(record: _Record, seed: int) -> Tensor | None:
-    return climb(record.frame, record.data, starts(record.frame, _generator(seed, len(record.losses))))
+def _mode_of(record: _Record) -> Tensor | None:
+    data = record.data
+    return climb(record.frame, data, starts(record.frame, data))
 
 
 def _checkpoint(count: int) -> int:
@@ -404,3 +405,42 @@ def _generator(seed: int, number: int) -> torch.Generator:
 
 def _power_of_two(count: int) -> int:
     return 1 << max(count - 1, 1).bit_length()
+
+
+# What the report draws
+
+POOL = 512  # points that the scales of a path share
+
+
+@_one_thread
+def landscape(
+    problem: Problem, observations: Sequence[Observation], points: Array, scale: Scale, *, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """Posterior of the noise-free loss at base cube points (c, d) of a scale: mean and central 90 %, (c,) each."""
+    fitted = _fitted(problem, observations, seed)
+    with torch.no_grad():
+        known = Points(fitted, problem.inputs(points, scale))
+        losses = known.losses(*known.draws(DRAWS, _generator(seed, len(observations)))).numpy()
+    low, high = np.quantile(losses, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return losses.mean(0), low, high
+
+
+@_one_thread
+def optimum_path(
+    problem: Problem, observations: Sequence[Observation], scales: Sequence[Scale], *, seed: int = 0
+) -> Array:
+    """Draws of the optimum's location at each scale, base cube coordinates: (scales, draws, d).
+
+    All scales share one set of points and the draws' random numbers, so that the path is no rougher than the posterior.
+    """
+    fitted = _fitted(problem, observations, seed)
+    generator = _generator(seed, len(observations))
+    with torch.no_grad():
+        pool = np.vstack([_candidates(problem, fitted, scale, generator, rounds=2) for scale in scales])
+        kept = pool[torch.randperm(len(pool), generator=generator)[:POOL].numpy()]
+        where = []
+        for scale in scales:
+            again = _generator(seed, len(observations))
+            drawn, _ = Points(fitted, problem.inputs(kept, scale)).draws(DRAWS, again)
+            where.append(kept[drawn.argmin(1).numpy()])
+    return np.stack(where)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from tuner.engine import Problem
 from tuner.objective import ObjectiveSource
@@ -27,7 +27,7 @@ def create_study(
     parametrization: str | None = None,
     exponents: Mapping[str, Mapping[str, float]] | None = None,
     objective: Any = None,
-    cost: Cost | None = None,
+    cost: Cost | Literal["flops"] | None = None,
     storage: str | None = None,
     name: str = "study",
     seed: int = 0,
@@ -43,7 +43,7 @@ def create_study(
         exponents: role or hyperparameter -> axis -> exponent, replacing the preset's.
         objective: what trains, or an `ObjectiveSource` that names it; may bring space, cost and parametrization.
         cost: `(params, scale) -> cost`, raw hyperparameters; "seconds": measured, its power law learned from the
-            trials; None: the objective's own.
+            trials; None or "flops": the objective's own.
         storage: an Optuna URL (sqlite:///study.db); None: in memory.
         retries: attempts a failed or lost trial gets beyond the first.
 
@@ -51,17 +51,17 @@ def create_study(
         ValueError: one line saying the law, the value and the remedy; nothing is written then.
     """
     source = objective if isinstance(objective, ObjectiveSource) else None
-    objective = source.load() if source else objective
+    given, objective = objective, source.load() if source else objective
     space = SearchSpace(space if space is not None else _own(objective, "space"))
-    cost = cost or _own(objective, "cost")
+    cost = _cost(objective, cost)
     rule = _rule(objective, parametrization, exponents)
     _check_names(space, objective)
-    anywhere = space.decode([0.5] * len(space))
-    size = _size(cost, anywhere)
+    _check_axes(space, target, [*proxies, *([base] if base else [])])
+    _check_exponents(space, target, exponents or {})
+    size = _size(cost, space.decode([0.5] * len(space)))
     proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
     if not proxies:
         raise ValueError("scale: at least one proxy is needed, got none; add a smaller scale")
-    _check_axes(target, [*proxies, *([base] if base else [])])
     _check_costs(size, target, proxies)
     spec: dict[str, Any] = {
         "space": {n: {"type": type(d).__name__, **asdict(d)} for n, d in space.items()},
@@ -73,12 +73,13 @@ def create_study(
         "cost": "seconds" if cost == "seconds" else "function",
         "seed": seed,
     }
+    spec = json.loads(json.dumps(spec))
     record = Record(storage, name)
     try:
-        _agree(record, json.loads(json.dumps(spec)))
+        _agree(record, spec)
         study: list[Study] = []
         problem = Problem(space, target, proxies, base or proxies[0], rule, lambda p, s: study[0].cost(p, s))
-        study.append(Study(record, problem, cost, seed, source, retries))
+        study.append(Study(record, problem, cost, seed, given, retries))
         return study[0]
     except BaseException:
         record.close()
@@ -103,7 +104,7 @@ def open_study(file: StudyFile, *, must_exist: bool = False, in_memory: bool = F
         parametrization=file.parametrization.preset,
         exponents=file.parametrization.exponents,
         objective=source,
-        cost="seconds" if file.objective.cost == "seconds" else None,
+        cost=file.objective.cost,
         storage=None if in_memory else file.storage,
         name=file.study.name,
         seed=file.study.seed,
@@ -114,8 +115,18 @@ def open_study(file: StudyFile, *, must_exist: bool = False, in_memory: bool = F
 def _own(objective: Any, attribute: str) -> Any:
     if not hasattr(objective, attribute):
         what = "the objective has none" if objective is not None else "there is no objective"
-        raise ValueError(f"study: {attribute} is needed, {what}; give {attribute}")
+        instead = ', or cost="seconds"' if attribute == "cost" else ""
+        raise ValueError(f"study: {attribute} is needed, {what}; give {attribute}{instead}")
     return getattr(objective, attribute)
+
+
+def _cost(objective: Any, cost: Cost | Literal["flops"] | None) -> Cost:
+    if not (cost in (None, "flops", "seconds") or callable(cost)):
+        raise ValueError(f'cost: must be (params, scale) -> cost, "flops" or "seconds", got {cost!r}; correct it')
+    if cost in (None, "flops"):
+        own: Cost = _own(objective, "cost")
+        return own
+    return cost  # type: ignore[return-value]
 
 
 def _rule(objective: Any, name: str | None, exponents: Mapping[str, Mapping[str, float]] | None) -> Parametrization:
@@ -148,12 +159,31 @@ def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
     return (lambda s: cost(params, s)) if callable(cost) else (lambda s: math.prod(s.values()))
 
 
-def _check_axes(target: Scale, others: Sequence[Scale]) -> None:
+def _check_axes(space: SearchSpace, target: Scale, others: Sequence[Scale]) -> None:
+    if both := sorted(set(space) & set(target)):
+        raise ValueError(
+            f"space: {both[0]!r} is an axis of the target's scale too, and a run can have one value; leave it out of "
+            "the space or of the scale"
+        )
     for scale in others:
         if set(scale) != set(target):
             raise ValueError(
                 f"scale: every scale must name the target's axes {sorted(target)}, got {sorted(scale)}; name all"
             )
+
+
+def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, Mapping[str, float]]) -> None:
+    known = {*space, *map(space.role, space)}
+    for name, axes in exponents.items():
+        if name not in known:
+            raise ValueError(
+                f"parametrization.exponents: no hyperparameter or role {name!r}; {suggestion(name, known)}"
+            )
+        for axis in axes:
+            if axis not in target:
+                raise ValueError(
+                    f"parametrization.exponents.{name}: the scale has no axis {axis!r}; {suggestion(axis, target)}"
+                )
 
 
 def _check_costs(size: Callable[[Scale], float], target: Scale, proxies: Sequence[Scale]) -> None:
@@ -171,6 +201,8 @@ def _check_costs(size: Callable[[Scale], float], target: Scale, proxies: Sequenc
 def _agree(record: Record, spec: dict[str, Any]) -> None:
     """Refuse a study that differs from the record it would resume; let ranges widen."""
     known = record.spec
+    if record.foreign:
+        raise ValueError(f"resume: {record.name!r} has trials the tuner did not make; give the study a new name")
     if known is not None:
         for key in spec:
             if key != "space" and known.get(key) != spec[key]:

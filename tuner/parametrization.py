@@ -118,7 +118,8 @@ class Parametrization:
     def to_base(self, space: SearchSpace, params: Params, scale: Scale, base: Scale) -> dict[str, Value]:
         """Raw values of a run at a scale -> base values; the inverse of `to_raw`, an integer may become a fraction."""
         factors = {name: self.factor(space, name, scale, base) for name in params}
-        return {n: v if factors[n] == 1 else rounded(float(v) / factors[n]) for n, v in params.items()}
+        held = {n for n, factor in factors.items() if factor == 1 or isinstance(space[n], Categorical)}
+        return {n: v if n in held else rounded(float(v) / factors[n]) for n, v in params.items()}
 
     @staticmethod
     def _moved(space: SearchSpace, name: str, value: Value, factor: float) -> Value:

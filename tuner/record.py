@@ -11,7 +11,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,6 +73,8 @@ class Record:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url, self.name = url, name
         self._lock = _locked(url, name)
+        path = _sqlite_path(url)
+        new = path if path is not None and not path.exists() else None
         self._entries: list[Entry] | None = None
         try:
             with _one_line(f"storage: {url!r} cannot be opened"):
@@ -80,6 +82,8 @@ class Record:
                 self._id = _study_id(self._storage, name)
                 self._storage.set_study_user_attr(self._id, "holder", f"{socket.gethostname()}:{os.getpid()}")
         except BaseException:
+            if new is not None:
+                _remove(new)
             self._unlock()
             raise
 
@@ -93,6 +97,11 @@ class Record:
     def spec(self, spec: Mapping[str, Any]) -> None:
         with _one_line("record: cannot be written"):
             self._storage.set_study_user_attr(self._id, "spec", dict(spec))
+
+    @property
+    def foreign(self) -> bool:
+        """Whether something else made this study, and its trials."""
+        return self.spec is None and self._storage.get_n_trials(self._id) > 0
 
     def entries(self) -> list[Entry]:
         """All trials, by number; read once, because this coordinator is the only one that writes."""
@@ -162,7 +171,10 @@ class Record:
         self._unlock()
 
     def _unlock(self) -> None:
-        if self._lock is not None:
+        """Release the lock, its file removed first: who opened that file before finds it gone, and is refused."""
+        if self._lock is not None and self._lock.is_locked:
+            with suppress(OSError):
+                os.unlink(self._lock.lock_file)
             self._lock.release()
 
 
@@ -221,7 +233,10 @@ def _versions() -> dict[str, str]:
 
 
 def _sqlite_path(url: str | None) -> Path | None:
-    parsed = make_url(url) if url else None
+    try:
+        parsed = make_url(url) if url is not None else None
+    except SQLAlchemyError:
+        raise ValueError(f"storage: must be a database URL, got {url!r}; write sqlite:///study.db") from None
     if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return None
     return Path(str(parsed.database))
@@ -229,10 +244,7 @@ def _sqlite_path(url: str | None) -> Path | None:
 
 def _locked(url: str | None, name: str) -> FileLock | None:
     """The lock of the SQLite file behind a URL, taken; None where there is no file."""
-    try:
-        path = _sqlite_path(url)
-    except SQLAlchemyError:
-        raise ValueError(f"storage: must be a database URL, got {url!r}; write sqlite:///study.db") from None
+    path = _sqlite_path(url)
     if path is None:
         return None
     if not path.parent.is_dir():
@@ -278,5 +290,21 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{what}: {cause}; free the disk or check the URL and its permissions") from error
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        cause = str(first).strip().splitlines()[0]
+        raise ValueError(f"{what}: {cause}; {_remedy(cause, error)}") from error
+
+
+def _remedy(cause: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "install the database's driver, or use sqlite:///study.db"
+    return "free the disk" if "full" in cause or "disk I/O" in cause else "check the URL and its permissions"
+
+
+def _remove(database: Path) -> None:
+    """Take away a SQLite file that could not be made whole, and what SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with suppress(OSError):
+            os.unlink(f"{database}{suffix}")

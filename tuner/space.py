@@ -10,7 +10,8 @@ One hyperparameter is one coordinate u in [0, 1]. Notation:
 
 An integer owns the interval [v - 1/2, v + 1/2], so every integer of a range has its share of the cube; choice i
 of k categories owns [i/k, (i+1)/k]. `decode` rounds to 12 significant digits: `decode(encode(v)) == v` holds
-exactly for every integer, every category and every float of at most 12 significant digits.
+exactly for every integer, every category and every float of at most 12 significant digits (on a linear range, counted
+from the first digit of the larger bound: what is smaller is lost against it).
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ class Float(_Range):
     """
 
     def decode(self, u: float) -> float:
-        return min(max(rounded(self._value(u)), float(self.low)), float(self.high))
+        value = self._value(u)
+        if not self.log:  # 1e-17 between -1 and 1 is rounding, and means 0
+            value = round(value, SIGNIFICANT_DIGITS - math.floor(math.log10(max(abs(self.low), abs(self.high)))))
+        return min(max(rounded(value), float(self.low)), float(self.high))
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,10 @@ class Categorical:
         object.__setattr__(self, "choices", tuple(self.choices))
         if len(self.choices) < 2:
             raise ValueError(
-                f"Categorical: at least two choices are needed, got {list(self.choices)}; fix it in the objective"
+                f"Categorical: at least two choices are needed, got {list(self.choices)}; add one, or leave it to the "
+                "objective"
             )
-        if len(set(map(repr, self.choices))) < len(self.choices):
+        if len(set(self.choices)) < len(self.choices):  # 1, 1.0 and True are one choice
             raise ValueError(f"Categorical: choices must differ, got {list(self.choices)}; remove the repeated one")
 
     def encode(self, value: Any) -> float:

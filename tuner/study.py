@@ -16,7 +16,7 @@ import numpy as np
 
 from tuner.engine import Problem, propose, recommend
 from tuner.execution import Serial, WorkerPool
-from tuner.objective import ObjectiveSource
+from tuner.objective import Objective, ObjectiveSource, loaded
 from tuner.parametrization import applied
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
 from tuner.scale import CostLaw, Scale
@@ -25,6 +25,14 @@ from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, 
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
 STACK = 4  # trials of one scale that train together, where the objective can stack them
+HOPELESS = 3  # trials that broke, retries included, before any that did not: the objective is at fault
+
+
+def checked_budget(budget: float) -> float:
+    """A budget in target runs. Raises ValueError unless it is finite and above zero."""
+    if not 0 < budget < math.inf:
+        raise ValueError(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
+    return budget
 
 
 class Study:
@@ -36,10 +44,17 @@ class Study:
     """
 
     def __init__(
-        self, record: Record, problem: Problem, cost: Cost, seed: int, source: ObjectiveSource | None, retries: int
+        self,
+        record: Record,
+        problem: Problem,
+        cost: Cost,
+        seed: int,
+        objective: ObjectiveSource | Objective | None,
+        retries: int,
     ) -> None:
-        self.record, self.problem, self.seed, self.source, self.retries = record, problem, seed, source, retries
-        self._cost = cost
+        self.record, self.problem, self.seed, self.retries = record, problem, seed, retries
+        self.source = objective if isinstance(objective, ObjectiveSource) else None
+        self._objective, self._cost = objective, cost
         for entry in record.entries():
             if entry.state == RUNNING:
                 record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
@@ -75,9 +90,10 @@ class Study:
 
     @property
     def pending(self) -> list[Proposal]:
-        """Runs under way, in base coordinates."""
-        running = [self._observation(e) for e in self.entries if e.state == RUNNING and e.purpose == "search"]
-        return [Proposal(o.params, o.scale) for o in running]
+        """Runs under way, in base coordinates; and those that broke, so that they are not proposed again."""
+        running = [e for e in self.entries if e.state == RUNNING and e.purpose == "search"]
+        waiting = [self._observation(e) for e in [*running, *self._broken]]
+        return [Proposal(o.params, o.scale) for o in waiting]
 
     @property
     def target_cost(self) -> float:
@@ -90,9 +106,10 @@ class Study:
 
     def cost(self, params: Params, scale: Scale) -> float:
         """Cost of a run, base hyperparameters; with cost="seconds", the law learned from the trials so far."""
-        if not callable(self._cost):
-            return self._law()(scale)
-        return self._cost(self._raw(params, scale), scale)
+        return self._raw_cost(self._raw(params, scale), scale)
+
+    def _raw_cost(self, raw: Params, scale: Scale) -> float:
+        return self._cost(raw, scale) if callable(self._cost) else self._law()(scale)
 
     def _law(self) -> CostLaw:
         timed = [e for e in self.entries if e.state == FINISHED and e.seconds > 0]
@@ -106,7 +123,12 @@ class Study:
 
     def spent(self, purpose: str = "search") -> float:
         """Cost charged so far, that of failed, lost and running trials included."""
-        return sum(e.cost for e in self.entries if e.purpose == purpose)
+        return sum(self._charge(e) for e in self.entries if e.purpose == purpose)
+
+    def _charge(self, entry: Entry) -> float:
+        """What an entry costs; in seconds, a run that was not timed costs what the law says now."""
+        timed = callable(self._cost) or entry.seconds > 0
+        return entry.cost if timed else self._law()(entry.trial.scale)
 
     # ask and tell
 
@@ -120,8 +142,9 @@ class Study:
 
     def _next(self, budget: float, count: int) -> list[Trial]:
         """Up to `count` trials of one scale within a cost: those waiting for a retry first."""
-        if again := self._retries():
-            return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e) for e in again[:1]]
+        for e in self._broken:
+            if e.attempt <= self.retries and self._raw_cost(e.trial.params, e.trial.scale) <= budget:
+                return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e)]
         proposals = propose(self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count)
         first = len(self.entries)
         seeds = [int(np.random.SeedSequence([self.seed, first + i]).generate_state(1)[0] >> 1) for i in range(count)]
@@ -130,18 +153,12 @@ class Study:
             for p, seed in zip(proposals, seeds, strict=False)
         ]
 
-    def _retries(self) -> list[Entry]:
-        """Failed and lost trials of the search that have an attempt left and were not tried again."""
-        entries = self.entries
+    @property
+    def _broken(self) -> list[Entry]:
+        """Failed and lost trials of the search that were not tried again."""
+        entries = [e for e in self.entries if e.purpose == "search"]
         retried = {e.retry_of for e in entries}
-        return [
-            e
-            for e in entries
-            if e.state in (FAILED, LOST)
-            and e.purpose == "search"
-            and e.attempt <= self.retries
-            and e.trial.number not in retried
-        ]
+        return [e for e in entries if e.state in (FAILED, LOST) and e.trial.number not in retried]
 
     def _started(
         self,
@@ -152,8 +169,7 @@ class Study:
         retry: Entry | None = None,
         purpose: str = "search",
     ) -> Trial:
-        base = self.problem.parametrization.to_base(self.problem.space, raw, scale, self.problem.base)
-        cost = self.cost(base, scale)
+        cost = self._raw_cost(raw, scale)
         retry_of = None if retry is None else retry.trial.number
         space = self.problem.space
         return self.record.start(
@@ -184,13 +200,13 @@ class Study:
             raise ValueError(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
         if cost is not None and not (math.isfinite(cost) and cost > 0):
             raise ValueError(f"tell: cost must be a finite number above zero, got {cost!r}; leave it out if unknown")
+        if self._cost == "seconds":
+            cost = seconds = cost or seconds  # one and the same
+        charged = cost or entry.cost
         if error is not None:
-            self.record.fail(trial.number, Failure(error, seconds or 0.0), entry.cost if cost is None else cost)
-            return
-        charged = entry.cost if cost is None else cost
-        if self._cost == "seconds" and cost is None and seconds:
-            charged = seconds
-        self.record.finish(trial.number, Result(float(loss or 0.0), charged, seconds), charged)
+            self.record.fail(trial.number, Failure(error, seconds or 0.0), charged)
+        else:
+            self.record.finish(trial.number, Result(float(loss or 0.0), charged, seconds), charged)
 
     def _tell(self, trial: Trial, outcome: Result | Failure) -> None:
         if isinstance(outcome, Failure):
@@ -220,12 +236,19 @@ class Study:
 
         Returns:
             Why it stopped: "budget" or "tolerance".
+
+        Raises:
+            ValueError: a budget that affords no run, a bad objective, or the first trials all broke.
         """
-        objective = self._checked(objective)
+        checked_budget(budget)
+        runner, objective = self._runner(objective, workers)
         stack = STACK if hasattr(objective, "train_many") else 1
-        runner: Any = WorkerPool(self.source or objective, workers) if workers else Serial(objective)
         with runner:
-            return self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
+            why = self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
+        if not self.entries:
+            least = min(self.cost(self._middle, proxy) for proxy in self.problem.proxies) / self.target_cost
+            raise ValueError(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
+        return why
 
     def _search(
         self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
@@ -245,9 +268,16 @@ class Study:
                 for trial, outcome in zip(running.pop(done), done.result(), strict=True):
                     self._tell(trial, outcome)
                 progress(self)
+            self._refuse_hopeless()
             if tolerance is not None and len(self.observations) >= 1.2 * checked:
                 checked = len(self.observations)
                 why = "tolerance" if self._settled(tolerance) else "budget"
+
+    def _refuse_hopeless(self) -> None:
+        """An objective that cannot run would break trial after trial until the budget is spent."""
+        broken = [e for e in self._broken if e.state == FAILED]
+        if len(broken) >= HOPELESS and not self.observations:
+            raise ValueError(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
 
     def _settled(self, tolerance: float) -> bool:
         if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
@@ -255,18 +285,19 @@ class Study:
         rec = self.recommend()
         return rec.expected_regret < tolerance * abs(rec.loss)
 
-    def _checked(self, objective: Any) -> Any:
-        """The objective to run; it must not apply a parametrization that the study applies too."""
-        if objective is None and self.source is None:
+    def _runner(self, given: Any, workers: int) -> tuple[Any, Any]:
+        """Where trials run, and the objective; it must not apply a parametrization that the study applies too."""
+        given = self._objective if given is None else given
+        if given is None:
             raise ValueError("optimize: an objective is needed, got none; pass one here or to create_study")
-        objective = self.source.load() if objective is None and self.source else objective
+        objective: Any = loaded(given)
         declared = getattr(objective, "parametrization", None)
         if declared is not None and self.problem.parametrization != applied(declared):
             raise ValueError(
                 f"parametrization: the objective applies {declared!r} itself, the study configures "
                 f"{self.problem.parametrization.name!r}; create the study with objective=, which leaves scaling to it"
             )
-        return objective
+        return WorkerPool(given, workers) if workers else Serial(objective), objective
 
     # The answer
 
@@ -276,15 +307,18 @@ class Study:
         Raises:
             ValueError: no finished run with a finite loss.
         """
+        if not self.observations:
+            broken = [e for e in self._broken if e.state == FAILED]
+            why = f"{len(broken)} broke, {_last(broken)}" if broken else f"the record has {len(self.entries)} trials"
+            raise ValueError(f"recommend: a finished trial is needed, {why}; run trials until one finishes")
         return recommend(self.problem, self.observations, seed=self.seed)
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""
         if (known := self.verification(params)) is not None:
             return known
-        objective = self._checked(objective)
         seed = self.seed if seed is None else seed
-        runner: Any = WorkerPool(self.source or objective, workers) if workers else Serial(objective)
+        runner, _ = self._runner(objective, workers)
         with runner:
             for attempt in range(1, self.retries + 2):
                 trial = self._started(params, self.problem.target, seed, attempt, purpose="verification")
@@ -309,3 +343,8 @@ class Study:
             "verification": check,
             "stopped": stopped,
         }
+
+
+def _last(broken: list[Entry]) -> str:
+    """How the last of them broke, in one line."""
+    return f"the last by {(broken[-1].error or 'an unknown cause').splitlines()[0]}"

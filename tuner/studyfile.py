@@ -5,14 +5,39 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tuner.scale import Scale, grid, ladder
 from tuner.space import Categorical, Dimension, Float, Int, SearchSpace, suggestion
 
-Number = int | float
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("must be a number")
+    return value
+
+
+def _choice(value: Any) -> Any:
+    if not isinstance(value, (str, bool, int, float)):
+        raise ValueError("must be a string, a number or a boolean")
+    return value
+
+
+def _axis(value: Any) -> Any:
+    numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ValueError("must be a number, a list of numbers, or { low = .., high = .. }")
+    if isinstance(value, dict) and set(value) != {"low", "high"}:
+        raise ValueError("a range has exactly low and high")
+    return value
+
+
+# One check before a union, so that a bad value gets one message and not one a member.
+Number = Annotated[int | float, BeforeValidator(_number)]
+Choice = Annotated[str | bool | int | float, BeforeValidator(_choice)]
 
 
 class _Section(BaseModel):
@@ -36,12 +61,13 @@ class DimensionSection(_Section):
     high: Number | None = None
     log: bool = False
     type: Literal["float", "int"] = "float"
-    choices: tuple[str | bool | int | float, ...] | None = Field(None, strict=False)
+    choices: tuple[Choice, ...] | None = Field(None, strict=False)
     role: str | None = None
 
     @model_validator(mode="after")
     def _range_or_choices(self) -> DimensionSection:
-        if (self.choices is None) == (self.low is None or self.high is None):
+        given = [name for name in ("low", "high", "choices") if getattr(self, name) is not None]
+        if given not in (["low", "high"], ["choices"]):
             raise ValueError("give either low and high, or choices")
         return self
 
@@ -59,11 +85,13 @@ class RangeSection(_Section):
 
 class ScaleSection(_Section):
     target: dict[str, Number]
-    proxies: dict[str, Number | list[Number] | RangeSection]
+    proxies: dict[str, Annotated[int | float | list[Number] | RangeSection, BeforeValidator(_axis)]]
     base: dict[str, Number] | None = None
 
     def proxy_scales(self) -> list[Scale]:
         """Every combination; an axis that only the target names stays at the target's value."""
+        if not self.proxies:
+            raise ValueError("scale.proxies: at least one axis is needed, got none; write for example { width = [64] }")
         axes: dict[str, list[float]] = {axis: [value] for axis, value in self.target.items()}
         for axis, value in self.proxies.items():
             if isinstance(value, RangeSection):
@@ -88,7 +116,7 @@ class BudgetSection(_Section):
 class StudyFile(_Section):
     """A whole study file. `path` is where it was read from; relative paths in it start there."""
 
-    path: Path
+    path: Path = Field(alias="<path>")  # no key that a file would have
     study: StudySection
     objective: ObjectiveSection
     space: dict[str, DimensionSection] | None = None
@@ -125,8 +153,12 @@ def read(path: str | Path) -> StudyFile:
         raise ValueError(f"study file: {str(path)!r} cannot be read: {error.strerror}; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"study file: {str(path)!r} is not TOML: {error}; correct it") from None
+    if "runs" in content:
+        raise ValueError(
+            f"{path.name}: [runs] is not supported in this version, which trains live; give [objective] and remove it"
+        )
     try:
-        parsed = StudyFile(path=path.resolve(), **content)
+        parsed = StudyFile.model_validate({**content, "<path>": path.resolve()})
     except ValidationError as error:
         raise ValueError(_first(error, path)) from None
     for section in (parsed.space or {}).items():
@@ -143,14 +175,15 @@ def _named(section: tuple[str, DimensionSection]) -> None:
 
 def _first(error: ValidationError, path: Path) -> str:
     """The first problem of a validation, in one line."""
-    problem = error.errors()[0]
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key is missing, too
     where = [str(part) for part in problem["loc"] if not str(part).endswith("Section")]
     dotted = ".".join(where)
     if problem["type"] == "extra_forbidden":
         return f"{path.name}: unknown key {dotted!r}; {suggestion(where[-1], _known(where[:-1]))}"
     if problem["type"] == "missing":
         return f"{path.name}: {dotted!r} is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
+    table = problem["type"] in ("model_type", "dict_type")
+    message = "must be a table" if table else problem["msg"].removeprefix("Value error, ")
     return f"{path.name}: {dotted}: {message}, got {problem['input']!r}; correct it"
 
 

@@ -78,7 +78,7 @@ def _told(
     problem: Problem, observations: Sequence[Observation], pending: Sequence[Proposal], sampler: BaseSampler
 ) -> optuna.Study:
     """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
     study = optuna.create_study(sampler=sampler)
     distributions = {name: _distribution(d) for name, d in problem.space.items()}
     worst = max((o.loss for o in observations if not o.diverged), default=1.0)

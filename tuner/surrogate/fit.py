@@ -1,6 +1,6 @@
 """From runs to a weighted set of processes: maximum a posteriori, then draws around it.
 
-1. `climb`: L-BFGS on theta from several starts (the prior's centre, a draw near it, or the mode of fewer runs).
+1. `climb`: L-BFGS on theta from several starts (see `starts`; or the mode of fewer runs).
 2. `spread`, Laplace: theta ~ N(theta_hat, H^-1), H from finite differences of the gradient, evaluated as one batch.
 3. Sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density, tempered until an
    effective half of the wanted members is left, and resampled systematically.
@@ -26,7 +26,8 @@ from tuner.surrogate.process import Processes
 logger = logging.getLogger(__name__)
 
 MEMBERS = 12
-DRAWS = 128
+DRAWS = 96
+CLIMB = {"maxiter": 120, "ftol": 1e-6, "maxcor": 30}
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
@@ -65,10 +66,17 @@ def climb(frame: Frame, data: Data, starts: Sequence[Tensor]) -> Tensor | None:
     return max(found, key=lambda pair: pair[1])[0] if found else None
 
 
-def starts(frame: Frame, generator: torch.Generator) -> list[Tensor]:
-    """The prior's centre and a draw near it."""
-    size = Prior.of(frame, 1.0).size
-    return [torch.zeros(size, dtype=DTYPE), 0.5 * torch.randn(size, generator=generator, dtype=DTYPE)]
+def starts(frame: Frame, data: Data) -> list[Tensor]:
+    """The prior's centre, and the belief that the bowl is all there is.
+
+    The posterior has a mode where the kernel explains everything and one where it is hardly needed; the climb from the
+    prior's centre often ends in the first when the second is higher.
+    """
+    prior = Prior.of(frame, data.spread)
+    best = frame.split(data.inputs)[0][data.losses.argmin()]
+    little = torch.tensor(0.02, dtype=DTYPE)
+    plain = prior.near(shared=little, fading=little, bottom=0.5 + 0.8 * (best - 0.5), noise=5 * little)
+    return [prior.near(), plain]
 
 
 def spread(frame: Frame, data: Data, mode: Tensor | None, generator: torch.Generator, members: int = MEMBERS) -> Fit:
@@ -104,7 +112,7 @@ def _climb(frame: Frame, data: Data, prior: Prior, start: Tensor) -> tuple[Tenso
             return np.inf, np.zeros_like(theta)
         return -float(value), -slope[0].numpy()
 
-    found = minimize(negative, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 50, "ftol": 1e-5})
+    found = minimize(negative, start.numpy(), jac=True, method="L-BFGS-B", options=CLIMB)
     return (torch.from_numpy(found.x), -float(found.fun)) if np.isfinite(found.fun) else None
 
 

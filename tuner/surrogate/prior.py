@@ -37,10 +37,10 @@ def _lognormal(median: float, sd: float, *shape: int) -> Block:
 
 
 def _drift(frame: Frame) -> Block:
-    """Prior theory on the log n course; the three courses share its variance equally."""
+    """Theory speaks of the log n course; the two courses with a limit may bend it, with half its standard deviation."""
     loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
-    scale = (frame.drift_sd / math.sqrt(BASES))[..., None].expand(-1, -1, BASES)
-    return Block(loc, scale)
+    share = torch.tensor([1.0, 0.5, 0.5], dtype=DTYPE)
+    return Block(loc, frame.drift_sd[..., None] * share)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Prior:
                 "alpha": _lognormal(0.5, 0.5, a),  # exponent of the loss law
                 "curvature": _lognormal(20.0, 1.0, d),  # of the bowl, units per cube length squared
                 "bottom": _normal(0.5, 0.3, d),  # of the bowl, cube lengths
-                "linear": _lognormal(1.0, 0.7),  # width s of the linear zone of T
+                "linear": _lognormal(0.5, 0.8),  # width s of the linear zone of T
                 "length": _lognormal(0.4, 0.6, d),  # of the kernel, cube lengths
-                "shared": _lognormal(0.5, 0.8),  # amplitude of f
-                "fading": _lognormal(0.3, 0.8),  # amplitude of g at the reach
+                "shared": _lognormal(0.3, 0.6),  # amplitude of f
+                "fading": _lognormal(0.3, 0.6),  # amplitude of g at the reach
                 "offset": _lognormal(0.2, 0.8),  # what the loss law misses, at the reach
                 "noise": _lognormal(0.1, 1.0),  # standard deviation of a run at the target
                 "noise_slope": _normal(0.0, 0.5),  # ln(noise at the reach / noise at the target)
@@ -85,6 +85,16 @@ class Prior:
             torch.cat([b.scale.flatten() for b in blocks]),
             torch.cat(positive),
         )
+
+    def near(self, **values: Tensor) -> Tensor:
+        """theta (p,) of the prior's centre, with some blocks at values of their own."""
+        whitened = []
+        for name, block in self.blocks.items():
+            line = values.get(name)
+            if line is not None and block.positive:
+                line = line.log()
+            whitened.append(torch.zeros_like(block.loc) if line is None else (line - block.loc) / block.scale)
+        return torch.cat([w.flatten() for w in whitened])
 
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:
         """theta (..., p) -> values by name, (..., *shape)."""

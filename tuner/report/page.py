@@ -1,0 +1,332 @@
+"""The page: one HTML file about a study, in the order of a person about to spend money on one training run.
+
+Nothing in it comes from elsewhere: plotly.js is inlined once, figures and trials are JSON islands ('<' escaped), what
+a trial says is only ever text, and a content policy forbids the page to fetch anything.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from plotly.offline import get_plotlyjs
+
+from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
+from tuner.report.figures import Panel, View, drift, history_panels, loss_panels, path_panels, shown
+from tuner.space import Params
+from tuner.study import Study
+from tuner.trial import Recommendation
+
+DIRECT = 16  # runs of tuning at the target, for comparison
+VERDICTS = {
+    "transfer": "the optimum of the small runs holds at the target",
+    "corrected": "the optimum moves with scale, and the recommendation is corrected for it",
+    "direct": "small runs do not tell enough here; tune at the target",
+    "undetermined": "the record does not say yet whether transfer can be trusted here",
+}
+
+
+def write(study: Study, path: str | Path) -> None:
+    """Write the page about a study, whole or not at all.
+
+    Raises:
+        ValueError: the path cannot be written; what was there is left as it was.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"report: the output must be a file, got {str(path)!r}; name an .html file")
+    try:
+        with _replacing(path) as file:
+            file.write(page(study))
+    except OSError as error:
+        raise ValueError(f"report: {str(path)!r} cannot be written: {error.strerror}; choose another path") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A new file beside a path, which takes its place once it is whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", errors="replace") as file:
+            yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def page(study: Study) -> str:
+    """The HTML."""
+    view, drawn = View.of(study), list[Panel]()
+    title = f"{study.record.name} at {study.problem.target}"
+    sections = [
+        _answer(view),
+        _section("Loss against each hyperparameter", LOSS_HELP, _legend(view) + _plots(loss_panels(view), drawn)),
+        _section("Path of the optimum over scale", PATH_HELP, _plots(path_panels(view), drawn)),
+        _section("The answer as the record grew", HISTORY_HELP, _plots(history_panels(view), drawn)),
+        _section("Trials", TRIALS_HELP, '<div class="scroll"><table id="table"></table></div>'),
+    ]
+    islands = [
+        _island("answer", view.answer.as_json() if view.answer else None),
+        _island("figures", [{"data": p.data, "layout": p.layout} for p in drawn]),
+        _island("trials", [_row(e, study.target_cost) for e in view.entries]),
+    ]
+    scripts = [f"<script>{get_plotlyjs()}</script>", *islands, f"<script>{SCRIPT}</script>"]
+    return "\n".join([HEAD.format(title=_text(title), style=STYLE), *sections, "</main>", *scripts, "</body></html>\n"])
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _island(name: str, content: Any) -> str:
+    """Data that no text inside can break out of; JSON has no infinity, so that is null."""
+    told = json.dumps(_finite(content), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{told}</script>'
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _section(title: str, explained: str, content: str) -> str:
+    return f'<section><h2>{title}</h2><p class="help">{explained}</p>{content}</section>' if content else ""
+
+
+def _plots(panels: Sequence[Panel], drawn: list[Panel]) -> str:
+    """Places for panels, each numbered as it will be in the island of figures."""
+    places = []
+    for panel in panels:
+        heading = f"<h3>{_text(panel.title)}</h3><p>{_text(panel.note)}</p>"
+        places.append(f'<figure>{heading}<div class="plot" id="plot-{len(drawn)}"></div></figure>')
+        drawn.append(panel)
+    return f'<div class="plots">{"".join(places)}</div>' if places else ""
+
+
+def _legend(view: View) -> str:
+    made = Counter(e.trial.scale for e in view.entries)
+    swatches = [
+        f'<span><i style="background:{c}"></i>{_text(s)} <small>({made[s]} trial{"s"[: made[s] != 1]})</small></span>'
+        for s, c in view.colours.items()
+    ]
+    return f'<p class="legend">{"".join(swatches)}</p>'
+
+
+def _row(entry: Entry, target_cost: float) -> dict[str, Any]:
+    trial = entry.trial
+    return {
+        "number": trial.number,
+        "purpose": entry.purpose,
+        "scale": dict(trial.scale),
+        "params": dict(trial.params),
+        "loss": entry.loss,
+        "state": entry.state,
+        "target_runs": entry.cost / target_cost,
+        "seconds": entry.seconds,
+        "seed": trial.seed,
+        "error": entry.error,
+    }
+
+
+# The answer
+
+
+def _answer(view: View) -> str:
+    rec = view.answer
+    said = [_unknown(view)] if rec is None else [*_advice(view, rec), _recommended(view, rec)]
+    return "<section>" + "".join(said) + "<h2>Ledger</h2>" + _ledger(view) + "</section>"
+
+
+def _advice(view: View, rec: Recommendation) -> Iterator[str]:
+    """What to do, what to expect of it, and how far to trust it."""
+    values = f"<b>{_text(_params(rec.params))}</b>"
+    regret = f"{shown(rec.expected_regret)} above the best that is reachable there"
+    yield (
+        f'<p class="lead">Train at {_text(view.problem.target)} with {values}. Expect a loss of <b>{shown(rec.loss)} '
+        f"± {shown(rec.loss_sd)}</b>, {regret}.</p>"
+    )
+    meaning = VERDICTS.get(rec.verdict, "")
+    yield f'<p>Verdict: <b class="verdict">{_text(rec.verdict)}</b>{meaning and f" &ndash; {meaning}"}.</p>'
+    if rec.reasons:
+        yield f"<ul>{''.join(f'<li>{_text(reason)}</li>' for reason in rec.reasons)}</ul>"
+    yield f"<p>{_text(_checked(view, rec))} {_text(_made(view))}</p>"
+
+
+def _params(params: Params) -> str:
+    return ", ".join(f"{name} {shown(value)}" for name, value in params.items())
+
+
+def _checked(view: View, rec: Recommendation) -> str:
+    """What the verification run says of the prediction."""
+    entry = view.study.verification(rec.params)
+    if entry is None:
+        others = [e for e in view.runs if e.purpose == "verification"]
+        told = [f"{_params(e.trial.params)}: {'diverged' if e.loss is None else shown(e.loss)}" for e in others]
+        return f"No verification run of these values yet{', only of ' if told else ''}{'; '.join(told)}."
+    if entry.loss is None:
+        return "The verification run of these values diverged."
+    away = (entry.loss - rec.loss) / rec.loss_sd if rec.loss_sd > 0 else math.inf
+    side = "above" if away > 0 else "below"
+    return f"The verification run measured a loss of {shown(entry.loss)}, {abs(away):.1f} sd {side} the prediction."
+
+
+def _made(view: View) -> str:
+    """The trials so far, by state."""
+    searched = [e.state for e in view.entries if e.purpose == "search"]
+    told = [f"{searched.count(s)} {s}" for s in (FINISHED, DIVERGED, FAILED, LOST, RUNNING) if s in searched]
+    return f"The search has made {len(searched)} trials{': ' if told else ''}{', '.join(told)}."
+
+
+def _unknown(view: View) -> str:
+    done = len(view.observations)
+    why = f"all {done} finished runs diverged; lower the ranges of the space" if done else "no run has finished yet"
+    return f'<p class="lead">Nothing can be recommended at {_text(view.problem.target)}: {why}.</p><p>{_made(view)}</p>'
+
+
+def _recommended(view: View, rec: Recommendation) -> str:
+    axes = view.problem.axes
+    rows = [
+        [name, shown(value), _span(view, rec, name), *(drift(rec, name, a) for a in axes)]
+        for name, value in rec.params.items()
+    ]
+    head = ["hyperparameter", "value", "90 % interval", *(f"drift in {axis} (90 %)" for axis in axes)]
+    return _table(head, rows) + f'<p class="help">{DRIFT_HELP}</p>'
+
+
+def _span(view: View, rec: Recommendation, name: str) -> str:
+    bounds = [shown(v) for v in rec.interval[name]]
+    return ", ".join(bounds) if hasattr(view.problem.space[name], "choices") else f"{bounds[0]} to {bounds[-1]}"
+
+
+def _ledger(view: View) -> str:
+    """What was charged, beside tuning the target itself."""
+    study, rec = view.study, view.answer
+    unit = study.target_cost
+    search, check = study.spent(), study.spent("verification")
+    measured = [e.loss for e in view.entries if e.purpose == "verification" and e.loss is not None]
+    predicted = "" if rec is None else f"{shown(rec.loss)} ± {shown(rec.loss_sd)} predicted"
+    total, direct = search + check, DIRECT * unit
+    rows: list[tuple[str, float, str]] = [("search", search, predicted)]
+    if check:
+        rows.append(("verification", check, ", ".join(f"{shown(v)} measured" for v in measured)))
+    rows.append(("total", total, ""))
+    rows.append((f"direct tuning with {DIRECT} runs at the target", direct, _times(direct, total)))
+    return _table(["", "cost", "target runs", "loss"], [[n, shown(c), shown(c / unit), t] for n, c, t in rows])
+
+
+def _times(direct: float, total: float) -> str:
+    return f"{shown(direct / total)} times the total" if total > 0 else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table class="small"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+DRIFT_HELP = (
+    "Values are raw, at the target. Drift is d ln(raw optimum) / d ln(scale): &minus;1 halves as scale doubles."
+)
+LOSS_HELP = (
+    "Points are trials; a cross at the top edge diverged, an open triangle lies above the range, a star is the "
+    "verification run. The line is the posterior at the target through the recommendation, with its 90 % band. The "
+    "vertical line is the recommendation in the 90 % interval of the optimum. Point at anything for its numbers."
+)
+PATH_HELP = (
+    "Where the optimum is at each scale, raw values: posterior median and 90 %, other axes at the target. Points are "
+    "the best single run of each scale, which noise moves too; teal is the recommendation and its interval."
+)
+HISTORY_HELP = "The recommendation that the first trials alone would have given; bands are 90 %."
+TRIALS_HELP = "Raw values, as they were trained. A click on a heading sorts."
+
+HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
+<style>{style}</style></head>
+<body><main><h1>{title}</h1>"""
+
+STYLE = """
+body { margin: 0; background: #fcfbf9; color: #33312d; font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto,
+  sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
+h1 { font-size: 1.7rem; font-weight: 600; margin: 0 0 1rem; }
+h2 { font-size: 1.2rem; font-weight: 600; margin: 2.4rem 0 .3rem; }
+h3 { font-size: 1rem; font-weight: 600; margin: 0; }
+p { max-width: 50rem; margin: .4rem 0; } .lead { font-size: 1.15rem; }
+.help { color: #6d6960; font-size: .9rem; } .verdict { color: #0d7a75; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+.small { margin: .8rem 0 .4rem; }
+th, td { padding: .3rem .9rem .3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #e7e5e0; }
+th { font-weight: 600; color: #6d6960; } th:first-child, td:first-child { text-align: left; }
+.scroll { overflow-x: auto; }
+.scroll:has(#table) { max-height: 40rem; overflow-y: auto; }
+#table th { position: sticky; top: 0; background: #fcfbf9; cursor: pointer; }
+#table th[aria-sort=ascending]::after { content: " \\2191"; }
+#table th[aria-sort=descending]::after { content: " \\2193"; }
+#table .text { text-align: left; max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1.2rem 1.6rem; }
+figure { margin: .6rem 0 0; min-width: 0; break-inside: avoid; }
+figure p { color: #6d6960; font-size: .85rem; margin: 0; }
+.plot { height: 320px; }
+.legend span { display: inline-block; margin-right: 1.2rem; font-size: .9rem; }
+.legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
+@media print { main { max-width: none; padding: 0; } .scroll:has(#table) { max-height: none; overflow: visible; }
+  #table { font-size: .7rem; } #table th { position: static; } body { background: white; } }
+"""
+
+SCRIPT = """
+"use strict";
+const read = id => JSON.parse(document.getElementById(id).textContent);
+read("figures").forEach((f, i) =>
+  Plotly.newPlot("plot-" + i, f.data, f.layout, {responsive: true, displayModeBar: false}));
+addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(p => Plotly.Plots.resize(p)));
+
+const trials = read("trials"), table = document.getElementById("table"), first = trials[0] || {scale: {}, params: {}};
+const digits = v => Math.abs(v) < 1e-3 ? (+v.toPrecision(4)).toExponential() : String(+v.toPrecision(4));
+const short = v => digits(v).replace("e+", "e");
+const number = v => typeof v !== "number" ? String(v ?? "") : Number.isInteger(v) && v < 1e10 ? String(v) : short(v);
+const columns = [["number", t => t.number],
+  ...Object.keys(first.scale).map(k => [k, t => t.scale[k]]),
+  ...Object.keys(first.params).map(k => [k, t => t.params[k]]),
+  ["loss", t => t.loss], ["state", t => t.state + (t.purpose === "search" ? "" : " (" + t.purpose + ")")],
+  ["target runs", t => t.target_runs], ["seconds", t => t.seconds], ["seed", t => t.seed],
+  ...(trials.some(t => t.error) ? [["error", t => t.error]] : [])];
+const texts = new Set(columns.filter(c => trials.some(t => typeof c[1](t) === "string")).map(c => c[0]));
+const compare = (a, b) => a == null ? (b == null ? 0 : 1) : b == null ? -1 : 0;
+const cell = (kind, value, name) => {
+  const made = document.createElement(kind);
+  made.textContent = made.title = number(value);
+  if (texts.has(name)) made.className = "text";
+  return made;
+};
+const head = table.createTHead().insertRow(), body = table.createTBody();
+const fill = () => body.replaceChildren(...trials.map(t => {
+  const row = document.createElement("tr");
+  row.append(...columns.map(c => cell("td", c[1](t), c[0])));
+  return row;
+}));
+columns.forEach(([name, get]) => {
+  const heading = head.appendChild(cell("th", name, name));
+  heading.addEventListener("click", () => {
+    const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of head.cells) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    trials.sort((a, b) => compare(get(a), get(b)) ||
+      sign * (texts.has(name) ? String(get(a)).localeCompare(get(b)) : get(a) - get(b)));
+    fill();
+  });
+});
+fill();
+"""
