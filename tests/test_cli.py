@@ -141,6 +141,10 @@ BAD_FILES = {  # what of the study file is replaced; then law, value and remedy
         ('"bowl:Bowl"', '"bowl:Bowl"\nargs = { slep = 1 }'),
         "'bowl:Bowl' refuses args {'slep': 1} (TypeError: Bowl.__init__() got an unexpected keyword argument 'slep')",
     ),
+    "needs a file": (
+        ("bowl:Bowl", "bowl:Needy"),
+        "'bowl:Needy' refuses args {} (FileNotFoundError: no data); give it what it needs",
+    ),
     "no URL": (
         ('name = "bowl"', 'name = "bowl"\nstorage = "bowl"'),
         "must be a database URL, got 'bowl'; write sqlite:///",
@@ -207,7 +211,7 @@ def test_a_bad_study_file_is_one_line_status_2_and_no_litter(bowl, command, repl
         (["compare", "--budget", "nan"], "budget: must be a finite number of target runs above zero, got nan"),
         (["rnu"], "No such command 'rnu'"),
     ],
-    ids=" ".join,
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
 def test_a_bad_argument_is_one_line_status_2_and_no_litter(bowl, arguments, said):
     path = bowl()

@@ -179,7 +179,7 @@ while True:
 
 
 def test_a_record_killed_at_any_moment_holds_whole_trials_and_all_that_were_acknowledged(tmp_path):
-    url, acknowledged, kills = f"sqlite:///{tmp_path / 'study.db'}", [], 5
+    url, acknowledged, kills = f"sqlite:///{tmp_path / 'study.db'}", [], 4
     for moment in range(kills):
         with subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True) as writer:
             acknowledged += [int(writer.stdout.readline()) for _ in range(4)]
@@ -239,10 +239,9 @@ def disk(tmp_path):
     @contextmanager
     def full():
         if small:
-            with filler.open("wb", buffering=0) as file:
-                with suppress(OSError):  # no space left
-                    while True:
-                        file.write(b"x" * 512)
+            with filler.open("wb", buffering=0) as file, suppress(OSError):  # no space left
+                while True:
+                    file.write(b"x" * 512)
             yield
             filler.unlink()
         else:

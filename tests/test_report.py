@@ -251,7 +251,7 @@ def test_a_failure_while_writing_leaves_the_old_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.2e-5, "1.2e-5"), (0.023034, "0.02303"), (3.164e10, "3.164e10"), ("a", "a")]
+    ("value", "text"), [(1.2e-5, "1.2e-5"), (0.023034, "0.02303"), (3.164e10, "3.164e10"), (16384, "16384"), ("a", "a")]
 )
 def test_numbers_are_for_people(value, text):
     assert shown(value) == text

@@ -61,9 +61,10 @@ class ObjectiveSource:
         if isinstance(found, type):
             try:
                 found = found(**self.args)
-            except (TypeError, ValueError) as error:
+            except Exception as error:
+                remedy = "correct args" if isinstance(error, (TypeError, ValueError)) else "give it what it needs"
                 raise ValueError(
-                    f"objective: {self.call!r} refuses args {dict(self.args)} ({one_line(error)}); correct args"
+                    f"objective: {self.call!r} refuses args {dict(self.args)} ({one_line(error)}); {remedy}"
                 ) from error
         elif self.args:
             raise ValueError(f"objective: args need a class, {self.call!r} is a {type(found).__name__}; remove args")

@@ -40,9 +40,9 @@ def write(study: Study, path: str | Path) -> None:
         ValueError: the path cannot be written; what was there is left as it was.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"report: the output must be a file, got {str(path)!r}; name an .html file")
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"report: the output must be a file, got {str(path)!r}; name an .html file")
         with _replacing(path) as file:
             file.write(page(study))
     except OSError as error:
@@ -264,6 +264,7 @@ main { max-width: 1160px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; font-weight: 600; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; font-weight: 600; margin: 2.4rem 0 .3rem; }
 h3 { font-size: 1rem; font-weight: 600; margin: 0; }
+h2, h3, .help, .legend { break-after: avoid; }
 p { max-width: 50rem; margin: .4rem 0; } .lead { font-size: 1.15rem; }
 .help { color: #6d6960; font-size: .9rem; } .verdict { color: #0d7a75; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }

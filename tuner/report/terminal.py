@@ -22,7 +22,9 @@ EVERY = 5.0  # seconds between plain lines, off a terminal
 
 
 def number(value: Any) -> str:
-    """Four significant digits; categories as they are."""
+    """Four significant digits; categories as they are, and integers that people write out."""
+    if isinstance(value, int) and abs(value) < 1_000_000:
+        return str(value)
     return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 

@@ -1,0 +1,270 @@
+"""Claims about the surrogate, against GPyTorch, autograd and closed forms."""
+
+import math
+
+import gpytorch
+import numpy as np
+import pytest
+import torch
+
+from tuner.surrogate.compression import CAP, FAR, compress, expand, log_slope
+from tuner.surrogate.fit import climb, spread, starts
+from tuner.surrogate.frame import DTYPE, Data, Frame
+from tuner.surrogate.kernel import TransferKernel, _Matern52, _square_distance
+from tuner.surrogate.mean import Bowl, LossLaw, undrifted
+from tuner.surrogate.optimum import Moments, Points
+from tuner.surrogate.prior import Prior
+from tuner.surrogate.process import Processes, _LogDensity
+from tuner.surrogate.scaling import BASES, drift_bases, law_distance
+
+
+def frame(numeric=(True, True), reach=(-2.0,)):
+    shape = (len(numeric), len(reach))
+    return Frame(
+        torch.tensor(numeric),
+        torch.tensor(reach, dtype=DTYPE),
+        torch.full(shape, -0.01, dtype=DTYPE),
+        torch.full(shape, 0.02, dtype=DTYPE),
+    )
+
+
+def inputs(shape: Frame, count: int, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, shape.dimensions, generator=generator, dtype=DTYPE)
+    x[:, ~shape.numeric] = (x[:, ~shape.numeric] * 3).floor() / 3
+    steps = torch.randint(0, 3, (count, shape.axes), generator=generator) / 2
+    return torch.cat([x, steps * shape.reach], 1)
+
+
+def data(shape: Frame, count: int = 14, seed: int = 0) -> Data:
+    x = inputs(shape, count, seed)
+    away = x[:, : shape.dimensions] - 0.45 + 0.02 * x[:, shape.dimensions :].sum(1, keepdim=True)
+    y = away.square().sum(1) - 0.1 * x[:, shape.dimensions :].sum(1)
+    noise = torch.randn(count, generator=torch.Generator().manual_seed(seed + 1), dtype=DTYPE)
+    return Data.of(shape, x, y + 0.01 * noise)
+
+
+def processes(shape: Frame, members: int = 3, count: int = 14) -> Processes:
+    runs = data(shape, count)
+    prior = Prior.of(shape, runs.spread)
+    theta = 0.5 * torch.randn(members, prior.size, generator=torch.Generator().manual_seed(2), dtype=DTYPE)
+    return Processes(shape, runs, prior, theta)
+
+
+SHAPES = [frame(), frame((True, False, True), (-2.0, 1.5)), frame((True,), ())]
+
+
+class Reference(gpytorch.models.ExactGP):
+    """Our mean and kernel inside GPyTorch's own exact inference."""
+
+    def __init__(self, p: Processes) -> None:
+        likelihood = gpytorch.likelihoods.FixedNoiseGaussianLikelihood(p.noise(p.data.inputs)[0])
+        excess = p.residual[0] + p.bowl(p.data.inputs)[0]
+        super().__init__(p.data.inputs, excess, likelihood)
+        one = Processes(p.frame, p.data, p.prior, p.theta[0])
+        self.bowl, self.covar_module = one.bowl, one.kernel
+
+    def forward(self, x):
+        return gpytorch.distributions.MultivariateNormal(self.bowl(x), self.covar_module(x))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_posterior_and_likelihood_equal_gpytorchs(shape):
+    p = processes(shape, members=1)
+    reference = Reference(p)
+    new = inputs(shape, 7, seed=5)
+    with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
+        prior = reference.likelihood(reference(*reference.train_inputs))
+        expected = prior.log_prob(reference.train_targets) + 7 * math.log(2 * math.pi)  # 14 runs
+        posterior = reference.eval()(new)
+        explained = p.explain(new)
+        ours = p.mean(new, explained)[0] - p.law(new)[0]
+        log_posterior = p.log_posterior()[0]
+        slope = log_slope(p.data.losses - p.law(p.data.inputs)[0], p.value["linear"][0])
+    torch.testing.assert_close(ours, posterior.mean, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(
+        p.covariance(new, explained, new, explained)[0], posterior.covariance_matrix, atol=1e-8, rtol=1e-6
+    )
+    torch.testing.assert_close(p.variance(new, explained)[0], posterior.variance, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(log_posterior, expected + slope - 0.5 * p.theta[0].square().sum(), atol=1e-6, rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_of_the_log_posterior_equals_finite_differences(shape):
+    p = processes(shape, members=1)
+
+    def value(theta):
+        return Processes(p.frame, p.data, p.prior, theta[None]).log_posterior()[0]
+
+    theta = p.theta[0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(value(theta), theta)
+    step = 1e-5 * torch.eye(p.prior.size, dtype=DTYPE)
+    with torch.no_grad():
+        numeric = torch.stack([(value(p.theta[0] + s) - value(p.theta[0] - s)) / 2e-5 for s in step])
+    # central differences of a value of order 100 at step 1e-5: rounding 1e-9, truncation 1e-8 of the third derivative
+    torch.testing.assert_close(slope, numeric, atol=2e-4, rtol=1e-4)
+
+
+def test_log_density_differentiates_like_torch():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 5, 5, generator=generator, dtype=DTYPE)
+    covariance = (root @ root.mT + torch.eye(5, dtype=DTYPE)).requires_grad_()
+    residual = torch.randn(2, 5, generator=generator, dtype=DTYPE, requires_grad=True)
+    ours = torch.autograd.grad(_LogDensity.apply(covariance, residual).sum(), (covariance, residual))
+    normal = torch.distributions.MultivariateNormal(torch.zeros(5, dtype=DTYPE), covariance)
+    theirs = torch.autograd.grad(normal.log_prob(residual).sum(), (covariance, residual))
+    symmetric = 0.5 * (theirs[0] + theirs[0].mT)
+    torch.testing.assert_close(ours[0], symmetric)
+    torch.testing.assert_close(ours[1], theirs[1])
+
+
+def test_correlation_is_gpytorchs_matern_and_smooth_at_zero():
+    x = torch.rand(6, 2, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    kernel = gpytorch.kernels.MaternKernel(nu=2.5).double()
+    kernel.lengthscale = 1.0
+    square = _square_distance(x, x, diag=False)
+    torch.testing.assert_close(_Matern52.apply(square), kernel(x).to_dense(), atol=1e-7, rtol=1e-7)
+    at_zero = torch.zeros(3, dtype=DTYPE, requires_grad=True)
+    (slope,) = torch.autograd.grad(_Matern52.apply(at_zero).sum(), at_zero)
+    torch.testing.assert_close(slope, torch.full((3,), -5 / 6, dtype=DTYPE))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernel_is_symmetric_positive_definite_and_consistent(shape):
+    p = processes(shape)
+    x = inputs(shape, 20, seed=3)
+    with torch.no_grad():
+        full = p.kernel.forward(x, x.clone())
+        torch.testing.assert_close(full, full.mT)
+        torch.testing.assert_close(full.diagonal(dim1=-2, dim2=-1), p.kernel.forward(x, x, diag=True))
+        assert torch.linalg.eigvalsh(full).min() > -1e-9
+
+
+def test_every_course_of_drift_vanishes_at_the_target_and_agrees_at_the_reach():
+    reach = torch.tensor([-3.0, 1.2], dtype=DTYPE)
+    bases = drift_bases(torch.stack([torch.zeros(2, dtype=DTYPE), reach]), reach)
+    torch.testing.assert_close(bases[0], torch.zeros(2, BASES, dtype=DTYPE))
+    torch.testing.assert_close(bases[1], reach[:, None].expand(2, BASES))
+
+
+def test_undrifted_moves_numeric_coordinates_only():
+    shape = frame((True, False), (-2.0,))
+    drift = torch.full((2, 1, BASES), 0.1, dtype=DTYPE)
+    x = torch.tensor([[0.5, 0.5, -2.0]], dtype=DTYPE)
+    torch.testing.assert_close(undrifted(shape, drift, x)[0], torch.tensor([0.5 + 0.1 * 2 * 3, 0.5], dtype=DTYPE))
+
+
+def test_loss_law_is_the_power_law_through_target_and_reach():
+    shape, alpha = frame((True,), (math.log(1 / 8),)), torch.tensor([0.7], dtype=DTYPE)
+    level, rise = torch.tensor(0.2, dtype=DTYPE), torch.tensor([1.5], dtype=DTYPE)
+    widths = torch.tensor([1.0, 1 / 2, 1 / 8], dtype=DTYPE)
+    x = torch.stack([torch.zeros(3, dtype=DTYPE), widths.log()], 1)
+    amplitude = 1.5 / (8**0.7 - 1)
+    expected = 0.2 + amplitude * (widths**-0.7 - 1)
+    torch.testing.assert_close(LossLaw(shape, level, rise, alpha)(x), expected)
+    torch.testing.assert_close(law_distance(x[:, 1:], shape.reach, alpha)[2], torch.ones(1, dtype=DTYPE))
+
+
+def test_bowl_is_a_compressed_quadratic_with_its_bottom_where_it_says():
+    shape = frame()
+    zero = torch.zeros(2, 1, BASES, dtype=DTYPE)
+    curvature, bottom = torch.tensor([2.0, 8.0], dtype=DTYPE), torch.tensor([0.3, 0.6], dtype=DTYPE)
+    bowl = Bowl(shape, zero, curvature, bottom, torch.tensor(1.0, dtype=DTYPE))
+    x = torch.tensor([[0.3, 0.6, 0.0], [0.4, 0.5, 0.0]], dtype=DTYPE)
+    torch.testing.assert_close(bowl(x), torch.tensor([0.0, 0.5 * (2 * 0.01 + 8 * 0.01)], dtype=DTYPE))
+
+
+def test_compression_is_linear_then_logarithmic_then_flat():
+    width = torch.tensor([0.5], dtype=DTYPE)
+    excess = torch.tensor([-3.0, 0.2, 0.5, 5.0, 50.0, 1e6, FAR], dtype=DTYPE)
+    top = 0.5 * (1 + math.log(CAP))
+    expected = torch.tensor([-3.0, 0.2, 0.5, 0.5 * (1 + math.log(10)), top, top, top], dtype=DTYPE)
+    torch.testing.assert_close(compress(excess, width), expected)
+    torch.testing.assert_close(expand(expected[:5], width), excess[:5])
+
+
+def test_jacobian_of_the_compression_is_the_log_of_its_slope():
+    width = torch.tensor([0.5], dtype=DTYPE)
+    excess = torch.tensor([0.1, 0.6, 20.0], dtype=DTYPE, requires_grad=True)
+    (slope,) = torch.autograd.grad(compress(excess, width).sum(), excess)
+    torch.testing.assert_close(log_slope(excess, width).detach(), slope.log().sum())
+
+
+def test_one_absurd_loss_moves_neither_centre_nor_unit():
+    shape = frame()
+    x = inputs(shape, 30)
+    y = 1 + 0.1 * torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    absurd = y.clone()
+    absurd[y.argmax()] = 1e12
+    plain, bent = Data.of(shape, x, y), Data.of(shape, x, absurd)
+    assert bent.centre == plain.centre
+    assert bent.unit == pytest.approx(plain.unit, rel=0.5)
+
+
+def fitted(losses):
+    shape = frame()
+    x = inputs(shape, 24, seed=9)
+    away = x[:, :2] - torch.tensor([0.3, 0.6], dtype=DTYPE)
+    y = away.square().sum(1) - 0.1 * x[:, 2]
+    runs = Data.of(shape, x, losses(x, y))
+    mode = climb(shape, runs, starts(shape, runs))
+    return spread(shape, runs, mode, torch.Generator().manual_seed(0)), shape
+
+
+def grid_minimum(fit):
+    line = torch.linspace(0, 1, 21, dtype=DTYPE)
+    x = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        mean = Points(fit, torch.cat([x, torch.zeros(len(x), 1, dtype=DTYPE)], 1)).mean
+    return x[mean.argmin()], mean
+
+
+def test_diverged_runs_neither_wreck_the_fit_nor_are_thrown_away():
+    def cliff(x, y):
+        return torch.where(x[:, 0] > 0.7, torch.inf, y)
+
+    best, mean = grid_minimum(fitted(cliff)[0])
+    np.testing.assert_allclose(best, [0.3, 0.6], atol=0.1)
+    right = mean.reshape(21, 21)[17:].min()  # lr coordinate above 0.8: only diverged runs there
+    assert right > mean.quantile(0.5)
+
+
+def test_losses_beyond_all_reason_fall_back_on_the_prior_without_an_exception(caplog):
+    shape = frame()
+    x = inputs(shape, 10)
+    broken = Data(x, torch.full((10,), torch.nan, dtype=DTYPE), 0.0, 1.0, 1.0)
+    fit = spread(shape, broken, None, torch.Generator().manual_seed(0))
+    assert "could be fitted" in caplog.text
+    assert float(fit.weights.sum()) == pytest.approx(1.0)
+
+
+def test_moments_of_a_certain_theta_are_the_process_itself():
+    fit, _ = fitted(lambda x, y: y)
+    certain = type(fit)(fit.processes, fit.weights, fit.mode, torch.zeros_like(fit.root))
+    x = inputs(frame(), 5, seed=4)
+    with torch.no_grad():
+        moments = Moments(certain, x)
+        explained = fit.middle.explain(x)
+        torch.testing.assert_close(moments.variance, fit.middle.variance(x, explained)[0])
+        wider = Moments(fit, x).variance
+    assert (wider >= moments.variance - 1e-12).all()
+
+
+def test_joint_draws_have_the_mean_and_spread_of_the_mixture():
+    fit, _ = fitted(lambda x, y: y)
+    x = inputs(frame(), 6, seed=8)
+    with torch.no_grad():
+        points = Points(fit, x)
+        drawn, _ = points.draws(4000, torch.Generator().manual_seed(3))
+        within = fit.processes.variance(x, points.explained)
+        sd = (fit.weights @ (within + (points.means - points.mean).square())).sqrt()
+    # the mean of 4000 draws is within 4.5 standard errors in all six coordinates with probability 1 - 4e-5
+    assert ((drawn.mean(0) - points.mean).abs() < 4.5 * sd / math.sqrt(4000)).all()
+    torch.testing.assert_close(drawn.std(0), sd, rtol=0.1, atol=1e-6)
+
+
+def test_kernel_can_serve_a_gpytorch_model_batched():
+    p = processes(frame(), members=4)
+    x = inputs(frame(), 5)
+    assert isinstance(p.kernel, TransferKernel)
+    assert p.kernel(x).to_dense().shape == (4, 5, 5)
