@@ -37,7 +37,9 @@ SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
 RUNS = 384  # candidate runs over all proxies
 LOOKAHEAD = 4  # runs at one scale that are weighed together
+POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
+ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,8 @@ def _at_proxy(problem: Problem, fitted: Fit, points: Array, scale: Scale, genera
 
 def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recommendation:
     with torch.no_grad():
-        at_target = problem.inputs(_candidates(problem, fitted, problem.target, generator, rounds=2), problem.target)
+        candidates = _candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
+        at_target = problem.inputs(candidates, problem.target)
         points = Points(fitted, at_target)
         best = int(points.mean.argmin())
         drawn, member = points.draws(DRAWS, generator)
@@ -327,20 +330,21 @@ def _drift(
 # The fit, and where to look
 
 
-def _candidates(problem: Problem, fitted: Fit, scale: Scale, generator: torch.Generator, rounds: int = 1) -> Array:
-    """Cube points worth looking at at a scale: space-filling ones, and ones near draws of the optimum there."""
+def _candidates(
+    problem: Problem, fitted: Fit, scale: Scale, generator: torch.Generator, rounds: int = 1, count: int = NEAR
+) -> Array:
+    """Cube points worth a look at a scale: space-filling ones, and in each round `count` near draws of the optimum."""
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     d = len(problem.space)
     points = problem.snapped(qmc.Sobol(d, rng=rng).random(_power_of_two(SCREEN))[:SCREEN])
     for round_ in range(rounds):
         with torch.no_grad():
             known = Points(fitted, problem.inputs(points, scale))
-            optima = points[known.draws(NEAR - 1, generator)[0].argmin(1)]
+            optima = points[known.draws(count - 1, generator)[0].argmin(1)]
             centres = np.vstack([points[int(known.mean.argmin())][None], optima])
         width = np.maximum(0.5 * centres.std(0), 0.03) / 2**round_
-        near = centres + width * rng.standard_normal(centres.shape)
-        near = _mutated(problem, near, rng)
-        points = np.vstack([points, problem.snapped(np.clip(near, 0.0, 1.0))])
+        moved = _mutated(problem, centres + width * rng.standard_normal(centres.shape), rng)
+        points = np.vstack([points, problem.snapped(np.clip(moved, 0.0, 1.0))])
     return points
 
 
@@ -408,8 +412,6 @@ def _power_of_two(count: int) -> int:
 
 
 # What the report draws
-
-POOL = 512  # points that the scales of a path share
 
 
 @_one_thread

@@ -189,17 +189,26 @@ class _Worker:
     def run(self, trials: list[Trial]) -> list[Outcome]:
         start = time.perf_counter()
         try:
-            if self._process is not None and connection.wait([self._pipe, self._process.sentinel], 0):
-                self.bury()  # while idle: an idle worker has nothing to say
-            if self._process is None:
-                self.start()
-            self._pipe.send(trials)
+            self._hand_over(trials)
             return self._receive()
         except ValueError as refusal:
             error = str(refusal)
         except (EOFError, OSError):
             error = self.bury()
         return [Failure(error, (time.perf_counter() - start) / max(len(trials), 1))] * len(trials)
+
+    def _hand_over(self, trials: list[Trial]) -> None:
+        """Send a group until a process says that it has it: one that died while idle costs the group nothing."""
+        if self._process is not None:
+            try:
+                self._pipe.send(trials)
+                self._receive()
+                return
+            except (EOFError, OSError):
+                self.bury()
+        self.start()
+        self._pipe.send(trials)
+        self._receive()
 
     def start(self) -> None:
         """A fresh process, its objective loaded. Raises ValueError when either cannot be."""
@@ -298,7 +307,9 @@ def _serve(pipe: connection.Connection, objective: bytes) -> None:
     with suppress(EOFError, OSError):  # the coordinator hung up
         pipe.send(None)
         while True:
-            pipe.send(run_group(train, pipe.recv()))
+            trials = pipe.recv()
+            pipe.send(None)  # a group is ours from here on
+            pipe.send(run_group(train, trials))
 
 
 def _leave_with_coordinator() -> None:

@@ -82,8 +82,9 @@ class Data:
         middle = y.median()
         tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
         residual = tame - _level(logs / frame.reach, tame)
-        scale = max(float(tame.max() - tame.min()), 1e-6 * max(1.0, float(middle.abs())))
-        unit = max(float(residual.abs().median()), 1e-3 * scale)
+        guess = 0.1 * max(float(middle.abs()), 1e-6) / len(y) ** 2  # one or two runs do not show a spread
+        scale = max(float(tame.max() - tame.min()), guess)
+        unit = max(float(residual.abs().median()), 1e-3 * scale, guess)
         return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit)
 
 
