@@ -527,7 +527,7 @@ def test_a_study_file_makes_the_study_it_says(bowl):
         assert (study.problem.target, study.problem.proxies) == (TARGET, tuple(PROXIES))
         assert study.target_cost == 65536.0
         study.optimize(budget=2 * RUN)
-    with open_study(read(bowl()), must_exist=True) as study:
+    with open_study(read(bowl()), read_only=True) as study:
         assert states(study) == [FINISHED] * 2
 
 
@@ -541,3 +541,22 @@ def test_in_memory_a_study_file_touches_no_record(bowl):
 def test_seeds_of_studies_make_different_trials():
     asked = [made(seed=seed).ask() for seed in (0, 1)]
     assert all(a.params != b.params and a.seed != b.seed for a, b in itertools.pairwise(asked))
+
+
+def test_a_study_under_way_can_be_read_but_not_written(tmp_path):
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    given = {
+        "space": {"lr": tuner.Float(1e-4, 1e-1, log=True)},
+        "target": tuner.Scale(width=64),
+        "proxies": [tuner.Scale(width=16)],
+        "cost": lambda params, scale: float(scale["width"]),
+        "storage": storage,
+    }
+    with tuner.create_study(**given) as writer:
+        trial = writer.ask()
+        with tuner.create_study(**given, read_only=True) as reader:
+            assert [e.state for e in reader.entries] == ["running"]
+            with pytest.raises(ValueError, match="opened for reading"):
+                reader.ask()
+        writer.tell(trial, loss=1.0)
+        assert [e.state for e in writer.entries] == ["finished"]

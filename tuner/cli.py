@@ -101,7 +101,7 @@ def predict(study: str, as_json: bool) -> None:
     from tuner.opening import open_study
     from tuner.studyfile import read
 
-    with open_study(read(study), must_exist=True) as opened:
+    with open_study(read(study), read_only=True) as opened:
         _print_answer(opened, opened.recommend(), as_json, None)
 
 
@@ -133,7 +133,7 @@ def report(study: str, output: str) -> None:
     from tuner.report.page import write
     from tuner.studyfile import read
 
-    with open_study(read(study), must_exist=True) as opened:
+    with open_study(read(study), read_only=True) as opened:
         write(opened, output)
     click.echo(f"wrote {output}", err=True)
 

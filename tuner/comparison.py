@@ -27,7 +27,7 @@ from tuner.trial import Observation, Result, Trial
 
 FRESH = 5  # seeds of a score
 FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
-STEPS = 3  # answers scored along a search: at a quarter, half and all of its budget
+STEPS = 3  # answers scored along a search: at a quarter, half and all of its budget; of a copy, the last alone
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -
         chosen, problem, unit = _made(study.problem, name), study.problem, study.target_cost
         runner = Serial(study.source.load())
         left = (direct if chosen.direct else budget) * unit
-        marks = [left / 2**k for k in reversed(range(STEPS))]
+        marks = [] if " @ " in name else [left / 2**k for k in reversed(range(STEPS))]
         seen: list[Observation] = []
         spent, steps = [0.0], []
         stack = 1 if chosen.direct else STACK

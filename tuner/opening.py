@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tuner.engine import Problem
 from tuner.objective import ObjectiveSource
 from tuner.parametrization import Parametrization, applied, preset
-from tuner.record import Record, exists
+from tuner.record import Record
 from tuner.scale import Scale
 from tuner.space import Dimension, Params, SearchSpace, suggestion
 from tuner.study import Cost, Study
@@ -32,6 +32,7 @@ def create_study(
     name: str = "study",
     seed: int = 0,
     retries: int = 2,
+    read_only: bool = False,
 ) -> Study:
     """Create a study, or resume the one of that name in the storage.
 
@@ -46,6 +47,7 @@ def create_study(
             trials; None or "flops": the objective's own.
         storage: an Optuna URL (sqlite:///study.db); None: in memory.
         retries: attempts a failed or lost trial gets beyond the first.
+        read_only: look at a study of the storage, also while another process runs it; nothing is written.
 
     Raises:
         ValueError: one line saying the law, the value and the remedy; nothing is written then.
@@ -74,7 +76,7 @@ def create_study(
         "seed": seed,
     }
     spec = json.loads(json.dumps(spec))
-    record = Record(storage, name)
+    record = Record(storage, name, read_only)
     try:
         _agree(record, spec)
         study: list[Study] = []
@@ -86,14 +88,12 @@ def create_study(
         raise
 
 
-def open_study(file: StudyFile, *, must_exist: bool = False, in_memory: bool = False) -> Study:
+def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = False) -> Study:
     """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
 
     Raises:
-        ValueError: as `create_study`; or there is no record and `must_exist`.
+        ValueError: as `create_study`.
     """
-    if must_exist and not exists(file.storage, file.study.name):
-        raise ValueError(f"record: {file.storage!r} has no study {file.study.name!r}; make it with tuner run")
     folders = (str(file.path.parent), ".")
     source = ObjectiveSource(file.objective.call, file.objective.args, folders)
     return create_study(
@@ -109,6 +109,7 @@ def open_study(file: StudyFile, *, must_exist: bool = False, in_memory: bool = F
         name=file.study.name,
         seed=file.study.seed,
         retries=file.budget.retries,
+        read_only=read_only,
     )
 
 
@@ -212,7 +213,7 @@ def _agree(record: Record, spec: dict[str, Any]) -> None:
                 )
         for name in {**known["space"], **spec["space"]}:
             _widens(name, known["space"].get(name), spec["space"].get(name))
-    if known != spec:
+    if known != spec and not record.read_only:
         record.spec = spec
 
 

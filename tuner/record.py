@@ -65,14 +65,19 @@ class Entry:
 class Record:
     """The trials of one study in a storage; holds the lock until closed.
 
+    Args:
+        read_only: a view of the record as it is now, without the lock: another process may be writing it.
+
     Raises:
-        ValueError: the storage cannot be opened, or another coordinator holds the study.
+        ValueError: the storage cannot be opened, another coordinator holds the study, or a read-only record is written.
     """
 
-    def __init__(self, url: str | None, name: str) -> None:
+    def __init__(self, url: str | None, name: str, read_only: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.url, self.name = url, name
-        self._lock = _locked(url, name)
+        self.url, self.name, self.read_only = url, name, read_only
+        if read_only and not exists(str(url), name):
+            raise ValueError(f"record: {url!r} has no study {name!r}; make it with tuner run")
+        self._lock = None if read_only else _locked(url, name)
         path = _sqlite_path(url)
         new = path if path is not None and not path.exists() else None
         self._entries: list[Entry] | None = None
@@ -80,7 +85,8 @@ class Record:
             with _one_line(f"storage: {url!r} cannot be opened"):
                 self._storage: BaseStorage = InMemoryStorage() if url is None else _database(url)
                 self._id = _study_id(self._storage, name)
-                self._storage.set_study_user_attr(self._id, "holder", f"{socket.gethostname()}:{os.getpid()}")
+                if not read_only:
+                    self._storage.set_study_user_attr(self._id, "holder", f"{socket.gethostname()}:{os.getpid()}")
         except BaseException:
             if new is not None:
                 _remove(new)
@@ -95,6 +101,7 @@ class Record:
 
     @spec.setter
     def spec(self, spec: Mapping[str, Any]) -> None:
+        self._will_write()
         with _one_line("record: cannot be written"):
             self._storage.set_study_user_attr(self._id, "spec", dict(spec))
 
@@ -137,7 +144,7 @@ class Record:
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attributes
         )
-        self._entries = None
+        self._will_write()
         with _one_line("record: cannot be written"):
             trial_id = self._storage.create_new_trial(self._id, template_trial=template)
             number = self._storage.get_trial_number_from_id(trial_id)
@@ -157,11 +164,16 @@ class Record:
         self._close_trial(number, written, TrialState.FAIL, None)
 
     def _close_trial(self, number: int, written: dict[str, Any], state: TrialState, values: list[float] | None) -> None:
-        self._entries = None
+        self._will_write()
         with _one_line("record: cannot be written"):
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
             self._storage.set_trial_user_attr(trial_id, "result", written)
             self._storage.set_trial_state_values(trial_id, state, values)
+
+    def _will_write(self) -> None:
+        if self.read_only:
+            raise ValueError("record: opened for reading, it cannot be written; open the study without read_only")
+        self._entries = None
 
     def close(self) -> None:
         """Release the storage and the lock."""

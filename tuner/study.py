@@ -56,7 +56,7 @@ class Study:
         self.source = objective if isinstance(objective, ObjectiveSource) else None
         self._objective, self._cost = objective, cost
         for entry in record.entries():
-            if entry.state == RUNNING:
+            if entry.state == RUNNING and not record.read_only:
                 record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
 
     def __enter__(self) -> Study:
