@@ -42,7 +42,6 @@ from tuner.trial import Result, Trial
 
 RELU_SLOPE_2 = 0.25 / (0.5 - 0.5 / math.pi)  # b1: (E ReLU')^2 / Var ReLU
 SMALLEST_S = 1e-12
-TINY = 1e-300  # where rounding makes the ridge at the end of the curve zero or less
 
 
 @cache

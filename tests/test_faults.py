@@ -201,11 +201,10 @@ def test_a_second_process_is_refused_with_the_holder_and_ctrl_c_leaves_nothing_r
     path, log = slow(bowl, 0.5)
     with started(path, "--workers", "2", "--budget", "0.5", "--json") as process:
         until(lambda: len(set(said(log, "start"))) == 2)
-        for command in ("run", "predict"):
-            done = CliRunner().invoke(main, [command, str(path)])
-            assert done.exit_code == 2
-            assert f":{process.pid}; wait for it or stop it" in done.stderr
-            assert len(done.stderr.splitlines()) == 1
+        done = CliRunner().invoke(main, ["run", str(path)])
+        assert done.exit_code == 2
+        assert f":{process.pid}; wait for it or stop it" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the coordinator and all it started
         assert process.wait(PATIENCE) == 130

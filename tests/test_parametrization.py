@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.parametrization import PRESETS, UNKNOWN, applied, preset
+from tuner.parametrization import BESIDE_WIDTH, PRESETS, UNKNOWN, applied, preset
 from tuner.scale import Scale
 from tuner.space import Categorical, Float, Int, SearchSpace
 
@@ -70,7 +70,7 @@ def test_params_count_for_width_squared_where_width_is_not_an_axis():
 def test_params_are_silent_where_width_is_an_axis():
     base, scale = Scale(width=64, params=1e6), Scale(width=256, params=99e6)
     assert raw(preset("mup-adam"), {"lr": 0.02}, scale, base) == {"lr": 0.005}
-    assert preset("mup-adam").belief(SPACE, "lr", "params", scale) == UNKNOWN
+    assert preset("mup-adam").belief(SPACE, "lr", "params", scale) == BESIDE_WIDTH
 
 
 def test_axes_multiply():

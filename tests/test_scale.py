@@ -40,16 +40,6 @@ def test_a_scale_without_axes_is_refused():
         Scale()
 
 
-@pytest.mark.parametrize(("width", "same"), [(1000, True), (1009, True), (991, True), (1011, False), (989, False)])
-def test_scales_match_within_one_percent(width, same):
-    assert Scale(width=1000, depth=2).matches(Scale(width=width, depth=2)) is same
-
-
-def test_scales_of_other_axes_never_match():
-    assert not Scale(width=8).matches(Scale(width=8, depth=2))
-    assert not Scale(width=8).matches(Scale(depth=8))
-
-
 def test_the_ratio_divides_axis_by_axis():
     assert Scale(width=256, depth=2).ratio(Scale(width=64, depth=8)) == {"width": 4, "depth": 0.25}
 

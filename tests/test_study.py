@@ -227,7 +227,7 @@ def test_an_objective_that_always_breaks_stops_the_study_and_says_how():
     study = made(retries=1)
     with pytest.raises(ValueError, match="the first 3 trials broke, the last by RuntimeError: no data; correct it"):
         study.optimize(calls, 1.0)
-    assert len(calls.seen) < 3 * 2
+    assert len(calls.seen) == 3 * 2  # each of three at both of its attempts
     with pytest.raises(ValueError, match="recommend: a finished trial is needed, 3 broke, the last by RuntimeError"):
         study.recommend()
     study.optimize(bowl, study.spent() / study.target_cost + RUN)  # mended, it goes on
@@ -560,3 +560,20 @@ def test_a_study_under_way_can_be_read_but_not_written(tmp_path):
                 reader.ask()
         writer.tell(trial, loss=1.0)
         assert [e.state for e in writer.entries] == ["finished"]
+
+
+def test_a_stacked_group_that_breaks_once_costs_one_attempt_and_the_study_goes_on():
+    class Stacks(Calls):
+        broke = False
+
+        def train_many(self, trials):
+            if not self.broke:
+                self.broke = True
+                raise MemoryError("no room for four")
+            return [Result(1.0) for _ in trials]
+
+    study = made(retries=1)
+    study.optimize(Stacks(*[1.0] * 99), 12 * RUN)
+    assert [e.state for e in study.entries].count(FAILED) == 4
+    assert all(e.attempt == 2 for e in study.entries if e.retry_of is not None)
+    assert len(study.observations) >= 4

@@ -79,7 +79,7 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
 
     file = read(study)
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = _cores() if workers is None else workers
     with open_study(file) as opened:
         with progress(budget) as shown:
             stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
@@ -103,6 +103,11 @@ def predict(study: str, as_json: bool) -> None:
 
     with open_study(read(study), read_only=True) as opened:
         _print_answer(opened, opened.recommend(), as_json, None)
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _print_answer(study: Any, rec: Any, as_json: bool, ledger: dict[str, Any] | None) -> None:
@@ -158,7 +163,7 @@ def compare(
 
     file = read(study)
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = _cores() if workers is None else workers
     compared = compare_live(
         file, methods.split(","), _seeds(seeds), budget, direct, workers, lambda line: click.echo(line, err=True)
     )

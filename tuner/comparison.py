@@ -7,6 +7,8 @@ not charged: it measures the answer. Regret is the score minus the best score of
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from tuner.scale import Scale
 from tuner.space import Params
 from tuner.study import STACK
 from tuner.studyfile import StudyFile
-from tuner.trial import Observation, Result, Trial
+from tuner.trial import Observation, Result, Trial, trial_seed
 
 FRESH = 5  # seeds of a score
 FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
@@ -47,6 +49,7 @@ class Search:
     seed: int
     spent: tuple[float, ...]
     steps: tuple[Step, ...]
+    seconds_per_proposal: float
 
 
 def compare_live(
@@ -64,13 +67,18 @@ def compare_live(
         budget: target runs of a method that searches below the target. direct: target runs of one that does not.
         said: called with a line after each finished search.
     """
+    if file.objective.cost == "seconds":
+        raise ValueError("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
     jobs = [(file, name, seed, budget, direct) for name in _expanded(file, names) for seed in seeds]
     searches: list[Search] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+    try:
         for done in as_completed([pool.submit(_search, *job) for job in jobs]):
             search = done.result()
             searches.append(search)
             said(f"{search.name}, seed {search.seed}: {len(search.spent)} trials, {search.spent[-1]:.3f} target runs")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     searches.sort(key=lambda search: search.seed)
     scores = _scores(file, searches, workers, said)
     return _favoured(_told(searches, scores), names)
@@ -79,6 +87,8 @@ def compare_live(
 def _expanded(file: StudyFile, names: Sequence[str]) -> list[str]:
     """A copy becomes one search a proxy, "copy @ width 64"; the best of them is kept in the end."""
     proxies = file.scale.proxy_scales()
+    for name in names:
+        method(name, **({"scale": proxies[0]} if name.startswith("copy") else {}))  # a wrong name is refused here
     return [
         full for name in names for full in ([f"{name} @ {p}" for p in proxies] if name.startswith("copy") else [name])
     ]
@@ -105,7 +115,13 @@ def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -
         seen: list[Observation] = []
         spent, steps = [0.0], []
         stack = 1 if chosen.direct else STACK
-        while proposals := chosen.propose(problem, seen, [], seed=seed, budget=left - spent[-1] * unit, count=stack):
+        thought = []
+        while True:
+            start = time.perf_counter()
+            proposals = chosen.propose(problem, seen, [], seed=seed, budget=left - spent[-1] * unit, count=stack)
+            thought.append(time.perf_counter() - start)
+            if not proposals:
+                break
             for observation in _trained(runner, problem, proposals, seed, len(seen)):
                 seen.append(observation)
                 spent.append(spent[-1] + observation.cost / unit)
@@ -114,7 +130,7 @@ def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -
                 steps.append(_step(chosen, problem, seen, seed, spent[-1]))
         if not steps or steps[-1].trials < len(seen):
             steps.append(_step(chosen, problem, seen, seed, spent[-1]))
-    return Search(name, seed, tuple(spent[1:]), tuple(steps))
+    return Search(name, seed, tuple(spent[1:]), tuple(steps), statistics.median(thought))
 
 
 def _trained(runner: Serial, problem: Problem, proposals: Sequence[Any], seed: int, first: int) -> list[Observation]:
@@ -122,11 +138,10 @@ def _trained(runner: Serial, problem: Problem, proposals: Sequence[Any], seed: i
     trials = []
     for i, p in enumerate(proposals):
         raw = problem.parametrization.to_raw(problem.space, p.params, p.scale, problem.base)
-        state = np.random.SeedSequence([seed, first + i]).generate_state(1)[0]
-        trials.append(Trial(first + i, raw, p.scale, int(state >> 1)))
+        trials.append(Trial(first + i, raw, p.scale, trial_seed(seed, first + i)))
     outcomes = runner.submit(trials).result()
     return [
-        Observation(p.params, p.scale, _loss(outcome), problem.cost(p.params, p.scale))
+        Observation(p.params, p.scale, _loss(outcome), _cost(outcome) or problem.cost(p.params, p.scale))
         for p, outcome in zip(proposals, outcomes, strict=True)
     ]
 
@@ -135,6 +150,12 @@ def _loss(outcome: Any) -> float:
     if not isinstance(outcome, Result):
         raise ValueError(f"compare: a trial failed: {outcome.error}; mend the objective")
     return math.inf if outcome.diverged else float(outcome.loss)
+
+
+def _cost(outcome: Any) -> float | None:
+    """What the run says it cost, if it does."""
+    cost: float | None = outcome.cost
+    return cost
 
 
 def _step(chosen: Method, problem: Problem, seen: Sequence[Observation], seed: int, spent: float) -> Step:
@@ -171,49 +192,63 @@ def _fresh(params: Params, target: Scale) -> list[Trial]:
 def _told(
     searches: Sequence[Search], scores: Mapping[tuple[tuple[str, Any], ...], list[float]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each search as an entry of the contract: a trace with one line a trial, the answers' regrets carried forward."""
+    """Each search as an entry of the contract: a trace with one line a trial, the answers' regrets carried forward.
+
+    "answers" holds the lines at which an answer was scored.
+    """
     means = {key: float(np.mean(losses)) for key, losses in scores.items()}
-    best = min(means.values())
+    best = min(filter(math.isfinite, means.values()), default=None)
     told: dict[str, list[dict[str, Any]]] = {}
     for search in searches:
-        steps = {s.trials: (None if s.params is None else means[_key(s.params)]) for s in search.steps}
-        trace, loss = [], None
+        steps = {s.trials: _regret(None if s.params is None else means[_key(s.params)], best) for s in search.steps}
+        trace, regret = [], _regret(None, best)
         for trials, spent in enumerate(search.spent, 1):
-            loss = steps.get(trials, loss)
-            trace.append({"target_runs": spent, "trials": trials, **_regret(loss, best)})
+            regret = steps.get(trials, regret)
+            trace.append({"target_runs": spent, "trials": trials, **regret})
         last = search.steps[-1].params
-        fresh = None if last is None else scores[_key(last)]
+        fresh = None if last is None else [x if math.isfinite(x) else None for x in scores[_key(last)]]
         entry = {"seed": search.seed, "trace": trace, "recommendation": last, "fresh_losses": fresh}
-        told.setdefault(search.name, []).append(entry)
+        unknown = {"interval": None, "covered": None, "seconds_per_proposal": search.seconds_per_proposal}
+        answers = [trace[trials - 1] for trials in steps]
+        told.setdefault(search.name, []).append({**entry, **unknown, "answers": answers})
     return told
 
 
-def _regret(loss: float | None, best: float) -> dict[str, float | None]:
-    known = loss is not None and math.isfinite(loss)
-    regret = loss - best if known and loss is not None else None
-    relative = None if regret is None else regret / abs(best)
-    return {
-        "loss": loss if known else None,
-        "regret": regret,
-        "relative_regret": relative,
+def _regret(loss: float | None, best: float | None) -> dict[str, float | None]:
+    known: dict[str, float | None] = {
+        "loss": None,
+        "regret": None,
+        "relative_regret": None,
         "smooth_relative_regret": None,
+    }
+    if loss is None or best is None or not math.isfinite(loss):
+        return known
+    return {
+        **known,
+        "loss": loss,
+        "regret": loss - best,
+        "relative_regret": (loss - best) / abs(best) if best else None,
     }
 
 
 def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Methods with their summary; of a copy's proxies the one whose final median regret is least."""
-    methods = {}
+    methods: dict[str, dict[str, Any]] = {}
     for name in names:
         variants = [full for full in told if full.partition(" @ ")[0] == name]
-        full = min(variants, key=lambda v: _final(told[v])["median"])
-        summary = {"relative_regret": _final(told[full]), "smooth_relative_regret": None, "coverage": None}
-        methods[name] = {"variant": full, "seeds": told[full], "summary": summary}
+        full = min(variants, key=lambda v: _quantile(told[v], 0.5))
+        final = {"median": _finite(_quantile(told[full], 0.5)), "p90": _finite(_quantile(told[full], 0.9))}
+        summary = {"relative_regret": final, "smooth_relative_regret": {"median": None, "p90": None}, "coverage": {}}
+        direct = " @ " not in full and method(name).direct
+        methods[name] = {"variant": full, "direct": direct, "seeds": told[full], "summary": summary}
     return methods
 
 
-def _final(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median and 90th percentile over seeds of the final relative regret; a diverged answer counts as infinite."""
+def _quantile(entries: Sequence[dict[str, Any]], level: float) -> float:
+    """Over seeds, of the final relative regret; a diverged answer counts as infinite."""
     last = [entry["trace"][-1]["relative_regret"] for entry in entries]
-    regrets = [math.inf if r is None else r for r in last]
-    median, p90 = np.quantile(regrets, [0.5, 0.9], method="inverted_cdf")
-    return {"median": float(median), "p90": float(p90)}
+    return float(np.quantile([math.inf if r is None else r for r in last], level, method="inverted_cdf"))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

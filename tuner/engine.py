@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LEVEL = 0.9  # of every interval
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
 RUNS = 384  # candidate runs over all proxies
@@ -273,20 +274,17 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recomm
 
 def _interval(problem: Problem, params: Params, where: Array) -> dict[str, tuple[Value, ...]]:
     """Central 90 % of the draws of the optimum's location (draws, d), raw at the target; contains `params`."""
-    tail = (1 - LEVEL) / 2
     interval: dict[str, tuple[Value, ...]] = {}
     for j, (name, dimension) in enumerate(problem.space.items()):
         if isinstance(dimension, Categorical):
             interval[name] = _likely([dimension.decode(float(u)) for u in where[:, j]], params[name])
             continue
-        factor = problem.parametrization.factor(problem.space, name, problem.target, problem.base)
-        ends = [dimension.decode(float(u)) for u in np.quantile(where[:, j], [tail, 1 - tail])]
-        low, high = min(*ends, params[name]), max(*ends, params[name])
-        moved = [
-            problem.parametrization.to_raw(problem.space, {name: v}, problem.target, problem.base)[name]
-            for v in (low, high)
-        ]
-        interval[name] = tuple(moved) if factor > 0 else ()
+        ends = [dimension.decode(float(u)) for u in np.quantile(where[:, j], TAILS)]
+        widened = sorted([*ends, float(params[name])])
+        interval[name] = tuple(
+            problem.parametrization.to_raw(problem.space, {name: end}, problem.target, problem.base)[name]
+            for end in (widened[0], widened[-1])
+        )
     return interval
 
 
@@ -306,7 +304,8 @@ def _drift(
 ) -> dict[str, tuple[float, float, float]]:
     """d ln(raw optimum) / d ln(axis) between its reach and the target, the other axes at the target: mean, 90 %.
 
-    Read from joint draws of the landscape at the two scales, not from Delta: g moves the optimum too.
+    Of hyperparameters whose range is above zero. Read from joint draws of the landscape at the two scales, not from
+    Delta: g moves the optimum too.
     """
     reach = max((p[axis] for p in problem.proxies), key=lambda n: abs(math.log(n / problem.target[axis])))
     scales = [Scale({**problem.target, axis: reach}), problem.target]
@@ -316,14 +315,15 @@ def _drift(
         problem.frame.split(inputs)[0][part.argmin(1)].numpy()
         for inputs, part in zip(sets, drawn.split([len(s) for s in sets], 1), strict=True)
     ]
-    slopes = (optima[1] - optima[0]) / math.log(problem.target[axis] / reach)
+    nats = math.log(problem.target[axis] / reach)
     drift = {}
     for j, (name, dimension) in enumerate(problem.space.items()):
-        if not isinstance(dimension, Categorical):
-            gamma = problem.parametrization.exponent(problem.space, name, axis)
-            slope = gamma + problem.nats(name) * slopes[:, j]
-            low, high = np.quantile(slope, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            drift[name] = (float(slope.mean()), float(low), float(high))
+        if isinstance(dimension, Categorical) or (not dimension.log and dimension.low <= 0):
+            continue  # no logarithm to speak of
+        low_end, high_end = (np.log([float(dimension.decode(u)) for u in optima[k][:, j]]) for k in (0, 1))
+        slope = problem.parametrization.exponent(problem.space, name, axis) + (high_end - low_end) / nats
+        low, high = np.quantile(slope, TAILS)
+        drift[name] = (float(slope.mean()), float(low), float(high))
     return drift
 
 
@@ -387,7 +387,11 @@ class _Record:
 def _fit_of(record: _Record, seed: int) -> Fit:
     count = _checkpoint(len(record.losses))
     warm = _mode_of(record.first(count))
-    mode = warm if count == len(record.losses) or warm is None else climb(record.frame, record.data, [warm])
+    mode = warm
+    if count < len(record.losses):
+        data = record.data
+        mode = None if warm is None else climb(record.frame, data, [warm])
+        mode = climb(record.frame, data, starts(record.frame, data)) if mode is None else mode
     return spread(record.frame, record.data, mode, _generator(seed, len(record.losses)))
 
 
@@ -423,7 +427,7 @@ def landscape(
     with torch.no_grad():
         known = Points(fitted, problem.inputs(points, scale))
         losses = known.losses(*known.draws(DRAWS, _generator(seed, len(observations)))).numpy()
-    low, high = np.quantile(losses, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(losses, TAILS, axis=0)
     return losses.mean(0), low, high
 
 

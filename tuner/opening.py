@@ -60,7 +60,7 @@ def create_study(
     _check_names(space, objective)
     _check_axes(space, target, [*proxies, *([base] if base else [])])
     _check_exponents(space, target, exponents or {})
-    size = _size(cost, space.decode([0.5] * len(space)))
+    size = _size(cost, space.middle)
     proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
     if not proxies:
         raise ValueError("scale: at least one proxy is needed, got none; add a smaller scale")

@@ -20,7 +20,8 @@ Batch and horizon: square-root rule for Adam (Malladi et al. 2022), linear for S
 the timescale 1 / (lr * weight decay * steps) (Wang & Aitchison 2024; Power Lines 2025); the best batch grows about as
 the square root of the tokens (Step Law 2025: 0.57; Power Lines: 0.38). Published exponents of lr in tokens disagree in
 sign (+0.31 to -0.35), so that entry is loose. `params` speaks for width only where width is not an axis itself: square
-root at fixed depth (the cube root of fixed depth/width lies within its standard deviation).
+root at fixed depth. The standard deviations are judgements: reported optima under muP move by 0.2 per nat of width and
+more (mup issue 66; Megatron-LM pull request 3058).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tuner.space import Categorical, Int, Params, SearchSpace, Value, rounded, s
 Belief = tuple[float, float]  # mean and standard deviation of a drift, per nat of the axis
 Table = Mapping[str, Mapping[str, float]]  # role or hyperparameter -> axis -> exponent
 
+BESIDE_WIDTH: Belief = (0.0, 0.1)  # params where width is an axis too: next to nothing is left for it to say
 UNKNOWN: Belief = (0.0, 0.5)  # a pair no preset knows: over 16x in scale the optimum may move 4x either way
 
 Theory = Mapping[tuple[str, str], Belief]  # (role, axis) -> d ln(raw optimum) / d ln(axis)
@@ -66,10 +68,10 @@ _SP_ADAMW: Theory = {
     ("weight_decay", "params"): (0.2, 0.3),
 }
 _MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
-    ("lr", "width"): 0.15,
+    ("lr", "width"): 0.2,
     ("lr", "params"): 0.1,
     ("lr", "depth"): 0.3,
-    ("init_scale", "width"): 0.15,
+    ("init_scale", "width"): 0.2,
     ("init_scale", "params"): 0.1,
     ("weight_decay", "width"): 0.25,
     ("weight_decay", "params"): 0.15,
@@ -107,7 +109,7 @@ class Parametrization:
     def belief(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> Belief:
         """Prior of d ln(optimum) / d ln(axis) in base coordinates, in a study whose scales have these axes."""
         if axis == "params" and "width" in axes:
-            return UNKNOWN
+            return BESIDE_WIDTH
         mean, sd = self.theory.get((space.role(name), axis), UNKNOWN)
         return mean - self.exponent(space, name, axis), sd
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -191,10 +192,10 @@ class Record:
 
 
 def exists(url: str, name: str) -> bool:
-    """Whether a storage has a study of that name; asking creates nothing."""
+    """Whether a storage has a study of that name; asking a SQLite file writes nothing."""
     path = _sqlite_path(url)
-    if path is not None and not path.exists():
-        return False
+    if path is not None:
+        return path.exists() and _in_file(path, name)
     with _one_line(f"storage: {url!r} cannot be opened"):
         storage = _database(url)
         try:
@@ -202,6 +203,17 @@ def exists(url: str, name: str) -> bool:
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _in_file(path: Path, name: str) -> bool:
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
+            return file.execute("SELECT 1 FROM studies WHERE study_name = ?", (name,)).fetchone() is not None
+    except sqlite3.OperationalError:  # no such table: another program's file
+        return False
+    except sqlite3.DatabaseError as error:
+        law = f"storage: {str(path)!r} cannot be opened"
+        raise ValueError(f"{law}: {error}; check the URL and its permissions") from None
 
 
 def _entry(trial: FrozenTrial) -> Entry:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-MATCH = 0.01  # scale values within 1 % are the same scale
-
 
 class Scale(Mapping[str, float]):
     """A frozen mapping of axes (width, depth, batch_size, steps, tokens, params, ...) to positive numbers.
@@ -57,10 +55,6 @@ class Scale(Mapping[str, float]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Scale, (dict(self._axes),))
-
-    def matches(self, other: Mapping[str, float]) -> bool:
-        """Same axes, values within 1 %."""
-        return set(self) == set(other) and all(abs(math.log(self[a] / other[a])) <= MATCH for a in self)
 
     def ratio(self, base: Scale) -> dict[str, float]:
         """axis / base axis, for every axis of this scale."""

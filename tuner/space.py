@@ -195,6 +195,11 @@ class SearchSpace(Mapping[str, Dimension]):
         """What a hyperparameter is to the parametrization."""
         return self[name].role or name
 
+    @property
+    def middle(self) -> dict[str, Value]:
+        """The values at the centre of the cube."""
+        return self.decode([0.5] * len(self))
+
     def check(self, params: Params) -> None:
         """Raise ValueError unless the names are exactly the space's and each value is of its kind."""
         for name in params:

@@ -12,8 +12,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
-
 from tuner.engine import Problem, propose, recommend
 from tuner.execution import Serial, WorkerPool
 from tuner.objective import Objective, ObjectiveSource, loaded
@@ -21,11 +19,11 @@ from tuner.parametrization import applied
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
-from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial
+from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
 STACK = 4  # trials of one scale that train together, where the objective can stack them
-HOPELESS = 3  # trials that broke, retries included, before any that did not: the objective is at fault
+HOPELESS = 3  # trials that broke at every attempt, and none that did not: the objective is at fault
 
 
 def checked_budget(budget: float) -> float:
@@ -102,7 +100,7 @@ class Study:
 
     @cached_property
     def _middle(self) -> Params:
-        return self.problem.space.decode([0.5] * len(self.problem.space))
+        return self.problem.space.middle
 
     def cost(self, params: Params, scale: Scale) -> float:
         """Cost of a run, base hyperparameters; with cost="seconds", the law learned from the trials so far."""
@@ -143,11 +141,14 @@ class Study:
     def _next(self, budget: float, count: int) -> list[Trial]:
         """Up to `count` trials of one scale within a cost: those waiting for a retry first."""
         for e in self._broken:
-            if e.attempt <= self.retries and self._raw_cost(e.trial.params, e.trial.scale) <= budget:
-                return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e)]
+            if (e.state == LOST or e.attempt <= self.retries) and self._raw_cost(
+                e.trial.params, e.trial.scale
+            ) <= budget:
+                attempt = e.attempt + (e.state == FAILED)  # a lost trial is not to blame for its coordinator
+                return [self._started(e.trial.params, e.trial.scale, e.trial.seed, attempt, e)]
         proposals = propose(self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count)
         first = len(self.entries)
-        seeds = [int(np.random.SeedSequence([self.seed, first + i]).generate_state(1)[0] >> 1) for i in range(count)]
+        seeds = [trial_seed(self.seed, first + i) for i in range(count)]
         return [
             self._started(self._raw(p.params, p.scale), p.scale, seed)
             for p, seed in zip(proposals, seeds, strict=False)
@@ -254,8 +255,11 @@ class Study:
         self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
     ) -> str:
         running: dict[Future[list[Result | Failure]], list[Trial]] = {}
-        checked, why = 0, "budget"
+        checked, why = 0.0, "budget"
         while True:
+            if tolerance is not None and len(self.observations) >= 1.2 * checked:
+                checked = len(self.observations)
+                why = "tolerance" if self._settled(tolerance) else "budget"
             while len(running) < runner.capacity and why == "budget":
                 trials = self._next(budget * self.target_cost - self.spent(), stack)
                 if not trials:
@@ -269,13 +273,10 @@ class Study:
                     self._tell(trial, outcome)
                 progress(self)
             self._refuse_hopeless()
-            if tolerance is not None and len(self.observations) >= 1.2 * checked:
-                checked = len(self.observations)
-                why = "tolerance" if self._settled(tolerance) else "budget"
 
     def _refuse_hopeless(self) -> None:
         """An objective that cannot run would break trial after trial until the budget is spent."""
-        broken = [e for e in self._broken if e.state == FAILED]
+        broken = [e for e in self._broken if e.state == FAILED and e.attempt > self.retries]
         if len(broken) >= HOPELESS and not self.observations:
             raise ValueError(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
 
@@ -334,9 +335,9 @@ class Study:
         return next((e for e in done if dict(e.trial.params) == dict(params)), None)
 
     def ledger(self, params: Params, stopped: str) -> dict[str, Any]:
-        """The bill: search, verification (or None), and why the search stopped."""
+        """The bill: search, verification (every attempt is charged; None without a finished one), why it stopped."""
         entry = self.verification(params)
-        check = None if entry is None else {"cost": entry.cost, "loss": entry.loss}
+        check = None if entry is None else {"cost": self.spent("verification"), "loss": entry.loss}
         spent = self.spent()
         return {
             "search": {"cost": spent, "target_runs": spent / self.target_cost},

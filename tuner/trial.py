@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tuner.scale import Scale
 from tuner.space import Params, Value
 
@@ -19,6 +21,11 @@ class Trial:
     params: Params
     scale: Scale
     seed: int
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """The seed of a trial, below 2^31: of a study's seed and the trial's number."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -118,27 +119,42 @@ def bill(study: Study, ledger: Mapping[str, Any], rec: Recommendation) -> Table:
 
 
 def comparison(methods: Mapping[str, Any]) -> Table:
-    """Median and quartiles over seeds of the loss of fresh runs at each method's answer, along its search."""
-    table = Table(title="Loss of the answer on fresh seeds at the target: median (quartiles)", title_justify="left")
-    table.add_column("method")
-    table.add_column("target runs", justify="right")
-    table.add_column("loss", justify="right")
-    table.add_column("regret", justify="right")
+    """Loss and regret of each method's answers along its search; and the cost to reach a loss.
+
+    Cost is that of the search, in target runs, plus one verification run for a method that searches below the target.
+    The loss to reach is the best of the methods' median final losses, and 5 % more.
+    """
+    loss = 1.05 * min(_median([entry["answers"][-1]["loss"] for entry in told["seeds"]]) for told in methods.values())
+    table = Table(title="The answer on fresh seeds at the target: median (quartiles)", title_justify="left")
+    for column in ("method", "cost", "loss", "regret", f"cost to reach {number(loss)}"):
+        table.add_column(column, justify="left" if column == "method" else "right")
     for told in methods.values():
-        for part in (0.25, 0.5, 1.0):
-            lines = [_at(entry["trace"], part) for entry in told["seeds"]]
-            spent = statistics.median(line["target_runs"] for line in lines)
+        verified = 0.0 if told["direct"] else 1.0
+        steps = min(len(entry["answers"]) for entry in told["seeds"])
+        for step in range(-steps, 0):
+            lines = [entry["answers"][step] for entry in told["seeds"]]
+            spent = verified + statistics.median(line["target_runs"] for line in lines)
             cells = [_quartiles([line[key] for line in lines]) for key in ("loss", "regret")]
-            table.add_row(told["variant"] if part == 1.0 else "", number(spent), *cells, end_section=part == 1.0)
+            reached = _quartiles([_cost_of(entry, loss, verified) for entry in told["seeds"]]) if step == -1 else ""
+            name = told["variant"] if step == -steps else ""
+            table.add_row(name, number(spent), *cells, reached, end_section=step == -1)
     return table
 
 
-def _at(trace: Sequence[Mapping[str, Any]], part: float) -> Mapping[str, Any]:
-    """The line of a trace at a part of its final cost."""
-    return next(line for line in trace if line["target_runs"] >= part * trace[-1]["target_runs"] * (1 - 1e-9))
+def _cost_of(entry: Mapping[str, Any], loss: float, verified: float) -> float | None:
+    """Target runs until an answer reached a loss; None: never."""
+    reached = (line for line in entry["answers"] if line["loss"] is not None and line["loss"] <= loss)
+    first = next(reached, None)
+    return None if first is None else first["target_runs"] + verified
+
+
+def _median(values: Sequence[float | None]) -> float:
+    return statistics.median(math.inf if v is None else v for v in values)
 
 
 def _quartiles(values: Sequence[float | None]) -> str:
-    known = sorted(float("inf") if v is None else v for v in values)
+    known = sorted(math.inf if v is None else v for v in values)
+    if not any(map(math.isfinite, known)):
+        return "-"
     low, middle, high = (known[min(int(q * len(known)), len(known) - 1)] for q in (0.25, 0.5, 0.75))
     return f"{number(middle)} ({number(low)} .. {number(high)})"

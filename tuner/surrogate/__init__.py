@@ -1,6 +1,6 @@
 """The surrogate: a weighted set of Gaussian processes over (hyperparameters, scale), and its posterior of the optimum.
 
-    loss(x, n) = E(n) + T^-1[ bowl(x~) + f(x~) + g(x~, n) ] + noise(n)          x~ = x - Delta(n)
+    T[ loss(x, n) - E(n) ] = T[ bowl(x~) ] + f(x~) + g(x~, n) + noise(n)          x~ = x - Delta(n)
 
 | symbol  | meaning                                                                    | shape      | module     |
 |---------|----------------------------------------------------------------------------|------------|------------|

@@ -26,9 +26,12 @@ def compress(excess: Tensor, width: Tensor) -> Tensor:
 
 
 def log_slope(excess: Tensor, width: Tensor) -> Tensor:
-    """ln T'(e), summed over the runs that did not diverge: (..., n), (..., 1) -> (...)."""
-    ratio = torch.where(excess < FAR, excess / width, 1.0)
-    return -ratio.clamp(min=1).log().sum(-1)
+    """ln T'(e), summed over the runs: (..., n), (..., 1) -> (...).
+
+    Beyond the cap the logarithm's slope s / e goes on: its factor s is what makes a diverged run, whose place on the
+    cap is proportional to s, say nothing about s.
+    """
+    return -(excess / width).clamp(min=1).log().sum(-1)
 
 
 def expand(compressed: Tensor, width: Tensor) -> Tensor:

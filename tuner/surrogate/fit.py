@@ -2,8 +2,9 @@
 
 1. `climb`: L-BFGS on theta from several starts (see `starts`; or the mode of fewer runs).
 2. `spread`, Laplace: theta ~ N(theta_hat, H^-1), H from finite differences of the gradient, evaluated as one batch.
-3. Sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density, tempered until an
-   effective half of the wanted members is left, and resampled systematically.
+3. Sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density, tempered until
+   they are worth as many equal ones as members are wanted (where that takes much, the set is Laplace's own), and
+   resampled systematically.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MEMBERS = 12
 DRAWS = 96
 CLIMB = {"maxiter": 120, "ftol": 1e-6, "maxcor": 30}
+LOW = -1e6  # log posterior of a draw whose covariance breaks down
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
@@ -86,7 +88,10 @@ def spread(frame: Frame, data: Data, mode: Tensor | None, generator: torch.Gener
         logger.warning("no start could be fitted to %d runs; draws of the prior are weighed instead", len(data.losses))
         mode, root = torch.zeros(prior.size, dtype=DTYPE), torch.eye(prior.size, dtype=DTYPE)
     else:
-        root = _laplace(frame, data, prior, mode)
+        try:
+            root = _laplace(frame, data, prior, mode)
+        except (NotPSDError, NanError):  # a neighbour of the mode breaks down: stay close to it
+            root = 0.1 * torch.eye(prior.size, dtype=DTYPE)
     return _resample(frame, data, prior, mode, root, generator, members)
 
 
@@ -133,11 +138,21 @@ def _resample(
     normals[0] = 0.0
     theta = mode + normals @ root.mT
     with torch.no_grad():
-        log_density = _log_posterior(frame, data, prior, theta) + 0.5 * normals.square().sum(-1)
-        weights = _tempered(log_density.nan_to_num(-torch.inf), members)
+        log_density = _each(frame, data, prior, theta) + 0.5 * normals.square().sum(-1)
+        weights = _tempered(log_density, members)
     points = (torch.arange(members) + torch.rand((), generator=generator)) / members
     chosen, counts = torch.searchsorted(weights.cumsum(0), points).clamp(max=DRAWS - 1).unique(return_counts=True)
     return Fit(Processes(frame, data, prior, theta[chosen]), counts.to(DTYPE) / members, mode, root)
+
+
+def _each(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:
+    """Log posterior of every draw, (m,); very low for one whose covariance breaks down."""
+    try:
+        return _log_posterior(frame, data, prior, theta).nan_to_num(nan=LOW, neginf=LOW)
+    except (NotPSDError, NanError):
+        if len(theta) == 1:
+            return torch.full((1,), LOW, dtype=DTYPE)
+        return torch.cat([_each(frame, data, prior, one[None]) for one in theta])
 
 
 def _tempered(log_weights: Tensor, wanted: int) -> Tensor:

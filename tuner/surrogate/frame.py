@@ -82,9 +82,8 @@ class Data:
         middle = y.median()
         tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
         residual = tame - _level(logs / frame.reach, tame)
-        guess = 0.1 * max(float(middle.abs()), 1e-6) / len(y) ** 2  # one or two runs do not show a spread
-        scale = max(float(tame.max() - tame.min()), guess)
-        unit = max(float(residual.abs().median()), 1e-3 * scale, guess)
+        scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
+        unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
         return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit)
 
 

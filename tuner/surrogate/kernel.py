@@ -3,12 +3,13 @@
     k(X, X') = sigma_f^2 m(x~, x~') + B(n, n') [ sigma_e^2 + sigma_g^2 m(x~, x~') ]
 
 m is a Matern-5/2 correlation; a categorical coordinate is one cube length away from any other choice. B is the
-covariance of a two-sided Brownian motion in the law distance h, summed over the axes,
+covariance of a two-sided Brownian motion whose clock is v = sign(h) h^2 of the law distance h, summed over the axes,
 
-    B(n, n') = sum_a (|h_a| + |h'_a| - |h_a - h'_a|) / 2
+    B(n, n') = sum_a (|v_a| + |v'_a| - |v_a - v'_a|) / 2
 
-so the correction g is zero at the target, grows like the loss gap away from it (n^-alpha: smooth finite-width
-corrections move loss and optimum at one rate), and a scale near the target tells more of it than one far away.
+so the standard deviation of the correction g is |h|: zero at the target, growing like the loss gap away from it
+(n^-alpha: smooth finite-width corrections move loss and optimum at one rate); and a scale near the target tells more
+of g than one far away.
 """
 
 from __future__ import annotations
@@ -83,17 +84,18 @@ class TransferKernel(gpytorch.kernels.Kernel):
         return (differs * (weight[..., None, :] if diag else weight[..., None, None, :])).sum(-1)
 
     def _brownian(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor:
-        h1 = self._distance(x1)
-        h2 = h1 if x2 is x1 else self._distance(x2)
-        total = h1.new_zeros(())
+        v1 = self._clock(x1)
+        v2 = v1 if x2 is x1 else self._clock(x2)
+        total = v1.new_zeros(())
         for axis in range(self.frame.axes):
-            a, b = h1[..., axis], h2[..., axis]
+            a, b = v1[..., axis], v2[..., axis]
             a, b = (a, b) if diag else (a[..., :, None], b[..., None, :])
             total = total + 0.5 * (a.abs() + b.abs() - (a - b).abs())
         return total
 
-    def _distance(self, inputs: Tensor) -> Tensor:
-        return law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
+    def _clock(self, inputs: Tensor) -> Tensor:
+        h = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
+        return h * h.abs()
 
 
 def _square_distance(z1: Tensor, z2: Tensor, diag: bool) -> Tensor:

@@ -37,9 +37,9 @@ def _lognormal(median: float, sd: float, *shape: int) -> Block:
 
 
 def _drift(frame: Frame) -> Block:
-    """Theory speaks of the log n course; the two courses with a limit may bend it, with half its standard deviation."""
+    """Theory speaks mostly of the log n course; the two with a limit may bend it. Together they have its variance."""
     loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
-    share = torch.tensor([1.0, 0.5, 0.5], dtype=DTYPE)
+    share = torch.tensor([4.0, 1.0, 1.0], dtype=DTYPE).div(6).sqrt()
     return Block(loc, frame.drift_sd[..., None] * share)
 
 
