@@ -3,13 +3,14 @@
     k(X, X') = sigma_f^2 m(x~, x~') + B(n, n') [ sigma_e^2 + sigma_g^2 m(x~, x~') ]
 
 m is a Matern-5/2 correlation; a categorical coordinate is one cube length away from any other choice. B is the
-covariance of a two-sided Brownian motion whose clock is v = sign(h) h^2 of the law distance h, summed over the axes,
+covariance of a two-sided Brownian motion whose clock is v = sign(h) |h|^(2 beta/alpha) of the law distance h, summed
+over the axes,
 
     B(n, n') = sum_a (|v_a| + |v'_a| - |v_a - v'_a|) / 2
 
-so the standard deviation of the correction g is |h|: zero at the target, growing like the loss gap away from it
-(n^-alpha: smooth finite-width corrections move loss and optimum at one rate); and a scale near the target tells more
-of g than one far away.
+so the standard deviation of the correction g is |h|^(beta/alpha): zero at the target, and far above it as n^-beta where
+the loss falls as n^-alpha. Smooth corrections have beta = alpha; beta = alpha/2 is the worst there is (Ghosh, Wu and
+Bietti 2025, Prop. 2). A scale near the target tells more of g than one far away.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class TransferKernel(gpytorch.kernels.Kernel):
     """k above; every argument may carry leading batch dimensions (..., ): one process each.
 
     Args:
-        drift: (..., d, a, 3). alpha: (..., a). length: (..., d).
+        drift: (..., d, a, 3). alpha: (..., a). ratio: (...), beta/alpha. length: (..., d).
         shared, fading, offset: (...), the amplitudes sigma_f, sigma_g, sigma_e.
     """
 
@@ -43,13 +44,14 @@ class TransferKernel(gpytorch.kernels.Kernel):
         frame: Frame,
         drift: Tensor,
         alpha: Tensor,
+        ratio: Tensor,
         length: Tensor,
         shared: Tensor,
         fading: Tensor,
         offset: Tensor,
     ) -> None:
         super().__init__(batch_shape=shared.shape)
-        self.frame, self.drift, self.alpha, self.length = frame, drift, alpha, length
+        self.frame, self.drift, self.alpha, self.ratio, self.length = frame, drift, alpha, ratio, length
         self.shared, self.fading, self.offset = shared, fading, offset
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
@@ -95,7 +97,7 @@ class TransferKernel(gpytorch.kernels.Kernel):
 
     def _clock(self, inputs: Tensor) -> Tensor:
         h = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
-        return h * h.abs()
+        return h.sign() * h.abs().clamp(min=1e-12) ** (2 * self.ratio[..., None, None])
 
 
 def _square_distance(z1: Tensor, z2: Tensor, diag: bool) -> Tensor:

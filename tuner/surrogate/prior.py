@@ -59,6 +59,7 @@ class Prior:
                 "level": _normal(0.0, 1.0 + spread),  # E at the target
                 "rise": _normal(0.0, 1.0 + spread, a),  # E at the reach, above the target's
                 "alpha": _lognormal(0.5, 0.5, a),  # exponent of the loss law
+                "ratio": _lognormal(0.7, 0.25),  # beta/alpha: how fast g dies out
                 "curvature": _lognormal(20.0, 1.0, d),  # of the bowl, units per cube length squared
                 "bottom": _normal(0.5, 0.3, d),  # of the bowl, cube lengths
                 "linear": _lognormal(0.5, 0.8),  # width s of the linear zone of T

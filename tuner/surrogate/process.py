@@ -48,7 +48,7 @@ class Processes:
     @cached_property
     def kernel(self) -> TransferKernel:
         v = self.value
-        names = ("drift", "alpha", "length", "shared", "fading", "offset")
+        names = ("drift", "alpha", "ratio", "length", "shared", "fading", "offset")
         return TransferKernel(self.frame, **{name: v[name] for name in names})
 
     def drift(self, inputs: Tensor) -> Tensor:
