@@ -37,9 +37,9 @@ def _lognormal(median: float, sd: float, *shape: int) -> Block:
 
 
 def _drift(frame: Frame) -> Block:
-    """Theory speaks mostly of the log n course; the two with a limit may bend it. Together they have its variance."""
+    """Theory speaks of the log n course; the two with a limit may bend it, with as much variance together."""
     loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
-    share = torch.tensor([4.0, 1.0, 1.0], dtype=DTYPE).div(6).sqrt()
+    share = torch.tensor([1.0, 0.5, 0.5], dtype=DTYPE).sqrt()
     return Block(loc, frame.drift_sd[..., None] * share)
 
 
@@ -59,7 +59,7 @@ class Prior:
                 "level": _normal(0.0, 1.0 + spread),  # E at the target
                 "rise": _normal(0.0, 1.0 + spread, a),  # E at the reach, above the target's
                 "alpha": _lognormal(0.5, 0.5, a),  # exponent of the loss law
-                "ratio": _lognormal(0.7, 0.25),  # beta/alpha: how fast g dies out
+                "ratio": _lognormal(0.6, 0.25),  # beta/alpha: how fast g dies out
                 "curvature": _lognormal(20.0, 1.0, d),  # of the bowl, units per cube length squared
                 "bottom": _normal(0.5, 0.3, d),  # of the bowl, cube lengths
                 "linear": _lognormal(0.5, 0.8),  # width s of the linear zone of T
