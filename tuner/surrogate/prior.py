@@ -37,9 +37,9 @@ def _lognormal(median: float, sd: float, *shape: int) -> Block:
 
 
 def _drift(frame: Frame) -> Block:
-    """Theory speaks of the log n course; the two with a limit may bend it, with as much variance together."""
+    """Theory's mean is on the log n course; all three vary alike: a drift seen below may go on or come to rest."""
     loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
-    share = torch.tensor([1.0, 0.5, 0.5], dtype=DTYPE).sqrt()
+    share = torch.tensor([0.5, 0.5, 0.5], dtype=DTYPE).sqrt()
     return Block(loc, frame.drift_sd[..., None] * share)
 
 
@@ -65,7 +65,7 @@ class Prior:
                 "linear": _lognormal(0.5, 0.8),  # width s of the linear zone of T
                 "length": _lognormal(0.4, 0.6, d),  # of the kernel, cube lengths
                 "shared": _lognormal(0.3, 0.6),  # amplitude of f
-                "fading": _lognormal(0.3, 0.6),  # amplitude of g at the reach
+                "fading": _lognormal(0.6, 0.5),  # amplitude of g at the reach
                 "offset": _lognormal(0.2, 0.8),  # what the loss law misses, at the reach
                 "noise": _lognormal(0.1, 1.0),  # standard deviation of a run at the target
                 "noise_slope": _normal(0.0, 0.5),  # ln(noise at the reach / noise at the target)
