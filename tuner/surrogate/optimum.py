@@ -13,11 +13,13 @@ draws correlate by chance, and a run would seem to teach what it cannot.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from linear_operator.utils.cholesky import psd_safe_cholesky
+from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
 from tuner.surrogate.compression import expand
@@ -50,7 +52,9 @@ class Points:
         """Joint draws of the latent function (count, c) in units, and the member of each (count,)."""
         p = self.fit.processes
         covariance = p.covariance(self.inputs, self.explained, self.inputs, self.explained)
-        factor = psd_safe_cholesky(covariance + 1e-8 * torch.eye(len(self.inputs), dtype=DTYPE))
+        with warnings.catch_warnings():  # points that coincide: a little more jitter is no news
+            warnings.simplefilter("ignore", NumericalWarning)
+            factor = psd_safe_cholesky(covariance + 1e-8 * torch.eye(len(self.inputs), dtype=DTYPE))
         member = torch.multinomial(self.fit.weights, count, replacement=True, generator=generator)
         normals = torch.randn(count, len(self.inputs), generator=generator, dtype=DTYPE)
         drawn = torch.empty_like(normals)

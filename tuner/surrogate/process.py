@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from tuner.surrogate.compression import FAR, compress, log_slope
@@ -80,14 +79,18 @@ class Processes:
     @cached_property
     def factor(self) -> Tensor:
         """Its Cholesky factor."""
-        return psd_safe_cholesky(self.covariance_of_runs)
+        return torch.linalg.cholesky(self.covariance_of_runs)
 
     @cached_property
     def _whitened(self) -> Tensor:
         return torch.linalg.solve_triangular(self.factor, self.residual[..., None], upper=False)[..., 0]
 
     def log_posterior(self) -> Tensor:
-        """ln p(losses | theta) + ln p(theta) up to a constant, (m,)."""
+        """ln p(losses | theta) + ln p(theta) up to a constant, (m,).
+
+        Raises:
+            torch.linalg.LinAlgError: theta is so extreme that the covariance is singular in float64.
+        """
         fit = _LogDensity.apply(self.covariance_of_runs, self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
         return fit + slope - 0.5 * self.theta.square().sum(-1)
@@ -117,7 +120,7 @@ class _LogDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
-        factor = psd_safe_cholesky(covariance)
+        factor = torch.linalg.cholesky(covariance)
         solved = torch.cholesky_solve(residual[..., None], factor)[..., 0]
         ctx.save_for_backward(factor, solved)
         return -0.5 * (residual * solved).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
