@@ -3,6 +3,7 @@
 import json
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,8 +12,9 @@ from plotly.offline import get_plotlyjs
 
 import tuner
 from tuner.engine import landscape, optimum_path
-from tuner.report.figures import View, history_panels, loss_panels, path_panels, shown
-from tuner.report.page import SCRIPT, page, write
+from tuner.report.figures import View, history_panels, loss_panels, path_panels
+from tuner.report.page import page, write
+from tuner.report.words import number
 
 EVIL = "</script><script>alert('<b>')</script>"
 
@@ -111,7 +113,7 @@ def test_there_is_a_place_for_every_figure(read):
 def test_the_answer_comes_first_and_in_numbers(searched, read):
     rec = searched.recommend()
     for value in (rec.params["lr"], rec.loss, rec.expected_regret, *rec.interval["lr"]):
-        assert shown(value) in read.text
+        assert number(value) in read.text
     assert rec.verdict in read.text
     assert "The verification run measured" in read.text
     assert "direct tuning with 16 runs" in read.text
@@ -120,7 +122,7 @@ def test_the_answer_comes_first_and_in_numbers(searched, read):
 def test_markup_in_what_a_trial_says_is_only_text(read):
     error = next(t["error"] for t in read.islands["trials"] if t["state"] == "failed")
     assert EVIL in error
-    assert read.scripts == [get_plotlyjs(), SCRIPT]
+    assert read.scripts == [get_plotlyjs(), (Path(tuner.__file__).parent / "report" / "page.js").read_text()]
     assert "a <study>" in read.text
 
 
@@ -254,4 +256,4 @@ def test_a_failure_while_writing_leaves_the_old_page(tmp_path):
     ("value", "text"), [(1.2e-5, "1.2e-5"), (0.023034, "0.02303"), (3.164e10, "3.164e10"), (16384, "16384"), ("a", "a")]
 )
 def test_numbers_are_for_people(value, text):
-    assert shown(value) == text
+    assert number(value) == text

@@ -89,7 +89,7 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
             entry = opened.verify(rec.params, workers=min(workers, 1))
             if entry.error is not None:
                 click.echo(f"the verification broke: {entry.error.splitlines()[0]}", err=True)
-        _print_answer(opened, rec, as_json, opened.ledger(rec.params, stopped))
+        _print_answer(opened, rec, as_json, stopped)
 
 
 @main.command()
@@ -110,22 +110,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _print_answer(study: Any, rec: Any, as_json: bool, ledger: dict[str, Any] | None) -> None:
-    from tuner.report.terminal import answer, bill, console, prediction
+def _print_answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> None:
+    """The answer; and the bill of a search, where one has just stopped."""
+    from tuner.report.terminal import answer, console, expected, paid
+
+    ledger = study.ledger(rec.params)
 
     console.print(answer(study, rec))
-    console.print(prediction(rec))
-    if ledger is not None:
-        console.print(bill(study, ledger, rec))
+    console.print(expected(rec))
+    if stopped is not None:
+        console.print(paid(ledger, rec, stopped))
     if as_json:
-        spent = study.spent()
         told = {
             "target": dict(study.problem.target),
             **rec.as_json(),
-            "spent": {"cost": spent, "target_runs": spent / study.target_cost},
+            "spent": {"cost": ledger.search, "target_runs": ledger.search / ledger.target_run},
             "trials": len(study.observations),
         }
-        click.echo(json.dumps({**told, **({} if ledger is None else {"ledger": ledger})}))
+        click.echo(json.dumps({**told, **({} if stopped is None else {"ledger": ledger.as_json(stopped)})}))
 
 
 @main.command()

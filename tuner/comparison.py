@@ -7,25 +7,27 @@ not charged: it measures the answer. Regret is the score minus the best score of
 from __future__ import annotations
 
 import math
+import multiprocessing
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from tuner.engine import Problem
-from tuner.execution import Serial, WorkerPool
+from tuner.execution import WorkerPool, settle_in
 from tuner.methods import Method, method
 from tuner.opening import open_study
+from tuner.record import DIVERGED, FINISHED, RUNNING
 from tuner.scale import Scale
 from tuner.space import Params
-from tuner.study import STACK
+from tuner.study import Study
 from tuner.studyfile import StudyFile
-from tuner.trial import Observation, Result, Trial, trial_seed
+from tuner.trial import Result, Trial
 
 FRESH = 5  # seeds of a score
 FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
@@ -43,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Search:
-    """One method, one seed: the cost after each trial, and the answers along the way."""
+    """One method, one seed: the cost in target runs after each finished trial, and the answers along the way."""
 
     name: str
     seed: int
@@ -71,14 +73,11 @@ def compare_live(
         raise ValueError("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
     jobs = [(file, name, seed, budget, direct) for name in _expanded(file, names) for seed in seeds]
     searches: list[Search] = []
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
-    try:
+    with _processes(workers) as pool:
         for done in as_completed([pool.submit(_search, *job) for job in jobs]):
             search = done.result()
             searches.append(search)
             said(f"{search.name}, seed {search.seed}: {len(search.spent)} trials, {search.spent[-1]:.3f} target runs")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
     searches.sort(key=lambda search: search.seed)
     scores = _scores(file, searches, workers, said)
     return _favoured(_told(searches, scores), names)
@@ -101,67 +100,47 @@ def _made(problem: Problem, full: str) -> Method:
     return method(name, scale=next(p for p in problem.proxies if str(p) == where))
 
 
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that an exception (Ctrl-C too) ends at once, whatever they do."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=settle_in) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
 def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -> Search:
-    """Spend a budget; runs in a process of its own, without a record."""
-    import torch
+    """Spend a budget; runs in a process of its own, on a study in memory."""
+    with open_study(file, in_memory=True, seed=seed) as study:
+        study.method = _made(study.problem, name)
+        limit = direct if study.method.direct else budget
+        marks = [] if " @ " in name else [limit / 2**k for k in reversed(range(STEPS))]
+        steps: list[Step] = []
 
-    torch.set_num_threads(1)
-    with open_study(file, in_memory=True) as study:
-        assert study.source is not None
-        chosen, problem, unit = _made(study.problem, name), study.problem, study.target_cost
-        runner = Serial(study.source.load())
-        left = (direct if chosen.direct else budget) * unit
-        marks = [] if " @ " in name else [left / 2**k for k in reversed(range(STEPS))]
-        seen: list[Observation] = []
-        spent, steps = [0.0], []
-        stack = 1 if chosen.direct else STACK
-        thought = []
-        while True:
-            start = time.perf_counter()
-            proposals = chosen.propose(problem, seen, [], seed=seed, budget=left - spent[-1] * unit, count=stack)
-            thought.append(time.perf_counter() - start)
-            if not proposals:
-                break
-            for observation in _trained(runner, problem, proposals, seed, len(seen)):
-                seen.append(observation)
-                spent.append(spent[-1] + observation.cost / unit)
-            if marks and spent[-1] * unit >= marks[0] * (1 - 1e-9):
-                marks = [m for m in marks if m > spent[-1] * unit]
-                steps.append(_step(chosen, problem, seen, seed, spent[-1]))
-        if not steps or steps[-1].trials < len(seen):
-            steps.append(_step(chosen, problem, seen, seed, spent[-1]))
-    return Search(name, seed, tuple(spent[1:]), tuple(steps), statistics.median(thought))
+        def look(study: Study) -> None:
+            spent = study.spent() / study.target_cost
+            if any(e.state == RUNNING for e in study.entries) or not marks or spent < marks[0] * (1 - 1e-9):
+                return
+            marks[:] = [mark for mark in marks if mark > spent]
+            steps.append(_step(study, spent))
+
+        study.optimize(None, limit, progress=look)
+        spent = accumulate(e.cost / study.target_cost for e in study.entries)
+        finished = [s for s, e in zip(spent, study.entries, strict=True) if e.state in (FINISHED, DIVERGED)]
+        if not steps or steps[-1].trials < len(finished):
+            steps.append(_step(study, finished[-1]))
+    return Search(name, seed, tuple(finished), tuple(steps), statistics.median(study.thought))
 
 
-def _trained(runner: Serial, problem: Problem, proposals: Sequence[Any], seed: int, first: int) -> list[Observation]:
-    """Train proposals; a failure ends the comparison with its text, because it would bend every number."""
-    trials = []
-    for i, p in enumerate(proposals):
-        raw = problem.parametrization.to_raw(problem.space, p.params, p.scale, problem.base)
-        trials.append(Trial(first + i, raw, p.scale, trial_seed(seed, first + i)))
-    outcomes = runner.submit(trials).result()
-    return [
-        Observation(p.params, p.scale, _loss(outcome), _cost(outcome) or problem.cost(p.params, p.scale))
-        for p, outcome in zip(proposals, outcomes, strict=True)
-    ]
-
-
-def _loss(outcome: Any) -> float:
-    if not isinstance(outcome, Result):
-        raise ValueError(f"compare: a trial failed: {outcome.error}; mend the objective")
-    return math.inf if outcome.diverged else float(outcome.loss)
-
-
-def _cost(outcome: Any) -> float | None:
-    """What the run says it cost, if it does."""
-    cost: float | None = outcome.cost
-    return cost
-
-
-def _step(chosen: Method, problem: Problem, seen: Sequence[Observation], seed: int, spent: float) -> Step:
+def _step(study: Study, spent: float) -> Step:
+    seen = study.observations
     if all(o.diverged for o in seen):
         return Step(len(seen), spent, None)
-    return Step(len(seen), spent, chosen.recommend(problem, seen, seed=seed))
+    return Step(len(seen), spent, study.method.recommend(study.problem, seen, seed=study.seed))
 
 
 # Scoring
@@ -183,6 +162,12 @@ def _scores(
     with WorkerPool(source, workers) as pool:
         running = {key: pool.submit(_fresh(params, target)) for key, params in answers.items()}
         return {key: [_loss(outcome) for outcome in future.result()] for key, future in running.items()}
+
+
+def _loss(outcome: Any) -> float:
+    if not isinstance(outcome, Result):
+        raise ValueError(f"compare: a run of the scoring broke: {outcome.error.splitlines()[0]}; mend the objective")
+    return math.inf if outcome.diverged else float(outcome.loss)
 
 
 def _fresh(params: Params, target: Scale) -> list[Trial]:

@@ -292,13 +292,7 @@ def _start_server() -> None:
 
 def _serve(pipe: connection.Connection, objective: bytes) -> None:
     """A worker's life: load the objective once, say so, then a group at a time."""
-    threading.Thread(target=_leave_with_coordinator, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # again, as threads below: the server may be older than us
-    multiprocessing.set_start_method(None, force=True)  # the platform's, for the objective's own: a DataLoader's, say
-    os.environ.update(ONE_THREAD)
-    import torch  # the coordinator need not
-
-    torch.set_num_threads(1)
+    settle_in()
     try:
         train = loaded(pickle.loads(objective))
     except Exception as error:
@@ -310,6 +304,17 @@ def _serve(pipe: connection.Connection, objective: bytes) -> None:
             trials = pipe.recv()
             pipe.send(None)  # a group is ours from here on
             pipe.send(run_group(train, trials))
+
+
+def settle_in() -> None:
+    """First thing in a process of ours: leave with the coordinator, let Ctrl-C reach it alone, one thread for torch."""
+    threading.Thread(target=_leave_with_coordinator, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # again, as threads below: the server may be older than us
+    multiprocessing.set_start_method(None, force=True)  # the platform's, for the objective's own: a DataLoader's, say
+    os.environ.update(ONE_THREAD)
+    import torch  # the coordinator need not
+
+    torch.set_num_threads(1)
 
 
 def _leave_with_coordinator() -> None:

@@ -88,8 +88,11 @@ def create_study(
         raise
 
 
-def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = False) -> Study:
+def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = False, seed: int | None = None) -> Study:
     """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
+
+    Args:
+        seed: None: the study file's.
 
     Raises:
         ValueError: as `create_study`.
@@ -107,7 +110,7 @@ def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = Fa
         cost=file.objective.cost,
         storage=None if in_memory else file.storage,
         name=file.study.name,
-        seed=file.study.seed,
+        seed=file.study.seed if seed is None else seed,
         retries=file.budget.retries,
         read_only=read_only,
     )

@@ -6,14 +6,17 @@ Everything a study knows is its record; `propose` and `recommend` are functions 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
 
-from tuner.engine import Problem, propose, recommend
+from tuner.engine import Problem, recommend
 from tuner.execution import Serial, WorkerPool
+from tuner.ledger import Ledger
+from tuner.methods import Method, method
 from tuner.objective import Objective, ObjectiveSource, loaded
 from tuner.parametrization import applied
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
@@ -39,6 +42,8 @@ class Study:
     Attributes:
         problem: what is asked, in base coordinates.
         record: what happened, in raw ones.
+        method: what proposes; the tuner itself, unless something else is set to be compared with it.
+        thought: seconds that each proposal took, fit included, since the study was opened.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class Study:
         self.record, self.problem, self.seed, self.retries = record, problem, seed, retries
         self.source = objective if isinstance(objective, ObjectiveSource) else None
         self._objective, self._cost = objective, cost
+        self.method: Method = method("transfer")
+        self.thought: list[float] = []
         for entry in record.entries():
             if entry.state == RUNNING and not record.read_only:
                 record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
@@ -146,7 +153,11 @@ class Study:
             ) <= budget:
                 attempt = e.attempt + (e.state == FAILED)  # a lost trial is not to blame for its coordinator
                 return [self._started(e.trial.params, e.trial.scale, e.trial.seed, attempt, e)]
-        proposals = propose(self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count)
+        start = time.perf_counter()
+        proposals = self.method.propose(
+            self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count
+        )
+        self.thought.append(time.perf_counter() - start)
         first = len(self.entries)
         seeds = [trial_seed(self.seed, first + i) for i in range(count)]
         return [
@@ -243,7 +254,7 @@ class Study:
         """
         checked_budget(budget)
         runner, objective = self._runner(objective, workers)
-        stack = STACK if hasattr(objective, "train_many") else 1
+        stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         with runner:
             why = self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
         if not self.entries:
@@ -334,16 +345,11 @@ class Study:
         done = [e for e in self.entries if e.purpose == "verification" and e.state in (FINISHED, DIVERGED)]
         return next((e for e in done if dict(e.trial.params) == dict(params)), None)
 
-    def ledger(self, params: Params, stopped: str) -> dict[str, Any]:
-        """The bill: search, verification (every attempt is charged; None without a finished one), why it stopped."""
+    def ledger(self, params: Params) -> Ledger:
+        """The bill, and what the verification of these raw hyperparameters measured."""
         entry = self.verification(params)
-        check = None if entry is None else {"cost": self.spent("verification"), "loss": entry.loss}
-        spent = self.spent()
-        return {
-            "search": {"cost": spent, "target_runs": spent / self.target_cost},
-            "verification": check,
-            "stopped": stopped,
-        }
+        paid = self.spent(), self.spent("verification")
+        return Ledger(self.target_cost, *paid, entry is not None, None if entry is None else entry.loss)
 
 
 def _last(broken: list[Entry]) -> str:

@@ -6,9 +6,7 @@ A trial stands where the parametrization moves it to at the target, so that pane
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from tuner.engine import LEVEL, Problem, landscape, optimum_path, recommend
 from tuner.record import DIVERGED, FINISHED, Entry
-from tuner.report.terminal import number
+from tuner.report.words import drift, number, prediction, text
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Params, Value
 from tuner.study import Study
@@ -99,11 +97,6 @@ class View:
         """Base cube coordinates of one hyperparameter -> raw values at a scale."""
         p, decode = self.problem, self.problem.space[name].decode
         return [p.parametrization.to_raw(p.space, {name: decode(float(u))}, scale, p.base)[name] for u in coordinates]
-
-
-def shown(value: Any) -> str:
-    """A number for people, 1.2e-3 and not 1.2e-03."""
-    return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].strip('+')}{m[2]}", number(value))
 
 
 def _colour(part: float) -> str:
@@ -260,7 +253,7 @@ def _path_panel(view: View, name: str, axis: str, scales: list[Scale], draws: Ar
 def _at_target(answer: Recommendation, name: str, x: float) -> list[Trace]:
     """The recommendation and its interval, as the answer states them."""
     value, low, high = (float(v) for v in (answer.params[name], answer.interval[name][0], answer.interval[name][-1]))
-    told = f"recommended {shown(value)}<br>90 % {shown(low)} to {shown(high)}"
+    told = f"recommended {number(value)}<br>90 % {number(low)} to {number(high)}"
     ends = _points(
         [x, x], [low, high], [told] * 2, {"size": 12, "symbol": "line-ew-open", "color": TEAL}, "lines+markers"
     )
@@ -283,7 +276,7 @@ def _shares(dimension: Categorical, xs: list[float], draws: Array) -> list[Trace
     return [
         {
             **_points(xs, (index == k).mean(1), [], {"size": 6, "color": CHOICES[k % len(CHOICES)]}, "lines+markers"),
-            "name": _text(choice),
+            "name": text(choice),
             "hoverinfo": "name+y",
         }
         for k, choice in enumerate(dimension.choices)
@@ -303,14 +296,6 @@ def _best_of_each(view: View, name: str, axis: str) -> list[Trace]:
     return traces
 
 
-def drift(answer: Recommendation, name: str, axis: str) -> str:
-    """d ln(raw optimum) / d ln(axis) with its 90 % interval; empty where there is none."""
-    if axis not in answer.drift.get(name, {}):
-        return ""
-    mean, low, high = (f"{v:+.2f}".replace("-", "−") for v in answer.drift[name][axis])
-    return f"{mean} ({low} to {high})"
-
-
 # The answer as the record grew
 
 
@@ -320,8 +305,8 @@ def history_panels(view: View) -> list[Panel]:
     if not told:
         return []
     costs, answers = [cost for cost, _, _ in told], [a for _, _, a in told]
-    hover = [f"{n} trials, {shown(c)} target runs<br>predicted loss {shown(a.loss)} ± {shown(a.loss_sd)}"
-             f"<br>expected regret {shown(a.expected_regret)}" for c, n, a in told]  # fmt: skip
+    hover = [f"{n} trials, {number(c)} target runs<br>predicted loss {prediction(a)}"
+             f"<br>expected regret {number(a.expected_regret)}" for c, n, a in told]  # fmt: skip
     regrets = np.array([a.expected_regret for a in answers])
     means, sds = np.array([a.loss for a in answers]), np.array([a.loss_sd for a in answers])
     losses = _curve(costs, means, means - Z * sds, means + Z * sds, hover, "lines+markers")
@@ -381,7 +366,7 @@ def _curve(
 
 def _bands(xs: Sequence[Value], middle: Array, low: Array, high: Array) -> list[str]:
     rows = zip(xs, middle.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [f"at {_text(shown(x))}: {shown(m)}<br>90 % {shown(a)} to {shown(b)}" for x, m, a, b in rows]
+    return [f"at {text(number(x))}: {number(m)}<br>90 % {number(a)} to {number(b)}" for x, m, a, b in rows]
 
 
 def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
@@ -396,13 +381,13 @@ def _layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
 def _axis(dimension: Dimension, values: Sequence[Any], title: str) -> dict[str, Any]:
     """The axis of a hyperparameter."""
     if isinstance(dimension, Categorical):
-        choices = [_text(c) for c in dimension.choices]
+        choices = [text(c) for c in dimension.choices]
         ends, ticks = [-0.5, len(choices) - 0.5], {"tickvals": list(range(len(choices))), "ticktext": choices}
-        return {"title": {"text": _text(title)}, "range": ends, **ticks}
+        return {"title": {"text": text(title)}, "range": ends, **ticks}
     if dimension.log:
         return _log_axis(values, title)
     pad = 0.04 * (max(values) - min(values)) or 1.0
-    return {"title": {"text": _text(title)}, "range": [min(values) - pad, max(values) + pad]}
+    return {"title": {"text": text(title)}, "range": [min(values) - pad, max(values) + pad]}
 
 
 def _log_axis(values: Sequence[float], title: str, ticks: Sequence[float] = ()) -> dict[str, Any]:
@@ -410,8 +395,8 @@ def _log_axis(values: Sequence[float], title: str, ticks: Sequence[float] = ()) 
     low, high = math.log10(min(values)), math.log10(max(values))
     pad = max(0.04 * (high - low), 0.02)
     shown_at = ticks or _log_ticks(low - pad, high + pad) or [min(values), max(values)]
-    labels = {"tickvals": list(shown_at), "ticktext": [shown(v) for v in shown_at]}
-    return {"type": "log", "title": {"text": _text(title)}, "range": [low - pad, high + pad], **labels}
+    labels = {"tickvals": list(shown_at), "ticktext": [number(v) for v in shown_at]}
+    return {"type": "log", "title": {"text": text(title)}, "range": [low - pad, high + pad], **labels}
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -430,18 +415,13 @@ def _note(view: View, name: str) -> str:
         return ""
     value, interval = view.answer.params[name], view.answer.interval[name]
     if isinstance(view.problem.space[name], Categorical):
-        return f"recommended {shown(value)}; 90 %: {', '.join(map(shown, interval))}"
-    return f"recommended {shown(value)}; 90 %: {shown(interval[0])} to {shown(interval[-1])}"
+        return f"recommended {number(value)}; 90 %: {', '.join(map(number, interval))}"
+    return f"recommended {number(value)}; 90 %: {number(interval[0])} to {number(interval[-1])}"
 
 
 def _told(entry: Entry, name: str) -> str:
     """A run, when pointed at: its raw values, as they were."""
     what = "verification" if entry.purpose == "verification" else f"trial {entry.trial.number}"
-    lines = [f"{what}, {entry.trial.scale}", *(f"{n} {shown(v)}" for n, v in entry.trial.params.items())]
-    loss = "diverged" if entry.loss is None else f"loss {shown(entry.loss)}"
-    return "<br>".join(map(_text, [*lines, loss]))
-
-
-def _text(value: Any) -> str:
-    """Plotly reads some HTML in every text: give it none but ours."""
-    return html.escape(str(value), quote=False)
+    lines = [f"{what}, {entry.trial.scale}", *(f"{n} {number(v)}" for n, v in entry.trial.params.items())]
+    loss = "diverged" if entry.loss is None else f"loss {number(entry.loss)}"
+    return "<br>".join(map(text, [*lines, loss]))

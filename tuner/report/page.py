@@ -6,25 +6,25 @@ a trial says is only ever text, and a content policy forbids the page to fetch a
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
 from plotly.offline import get_plotlyjs
 
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
-from tuner.report.figures import Panel, View, drift, history_panels, loss_panels, path_panels, shown
+from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels
+from tuner.report.words import bill, drift, number, prediction, text
 from tuner.space import Params
 from tuner.study import Study
 from tuner.trial import Recommendation
 
-DIRECT = 16  # runs of tuning at the target, for comparison
 VERDICTS = {
     "transfer": "the optimum of the small runs holds at the target",
     "corrected": "the optimum moves with scale, and the recommendation is corrected for it",
@@ -77,12 +77,15 @@ def page(study: Study) -> str:
         _island("figures", [{"data": p.data, "layout": p.layout} for p in drawn]),
         _island("trials", [_row(e, study.target_cost) for e in view.entries]),
     ]
-    scripts = [f"<script>{get_plotlyjs()}</script>", *islands, f"<script>{SCRIPT}</script>"]
-    return "\n".join([HEAD.format(title=_text(title), style=STYLE), *sections, "</main>", *scripts, "</body></html>\n"])
+    scripts = [f"<script>{get_plotlyjs()}</script>", *islands, f"<script>{_beside('page.js')}</script>"]
+    return "\n".join(
+        [HEAD.format(title=text(title), style=_beside("page.css")), *sections, "</main>", *scripts, "</body></html>\n"]
+    )
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def _beside(name: str) -> str:
+    """A file of this package."""
+    return resources.files("tuner.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _island(name: str, content: Any) -> str:
@@ -107,7 +110,7 @@ def _plots(panels: Sequence[Panel], drawn: list[Panel]) -> str:
     """Places for panels, each numbered as it will be in the island of figures."""
     places = []
     for panel in panels:
-        heading = f"<h3>{_text(panel.title)}</h3><p>{_text(panel.note)}</p>"
+        heading = f"<h3>{text(panel.title)}</h3><p>{text(panel.note)}</p>"
         places.append(f'<figure>{heading}<div class="plot" id="plot-{len(drawn)}"></div></figure>')
         drawn.append(panel)
     return f'<div class="plots">{"".join(places)}</div>' if places else ""
@@ -116,7 +119,7 @@ def _plots(panels: Sequence[Panel], drawn: list[Panel]) -> str:
 def _legend(view: View) -> str:
     made = Counter(e.trial.scale for e in view.entries)
     swatches = [
-        f'<span><i style="background:{c}"></i>{_text(s)} <small>({made[s]} trial{"s"[: made[s] != 1]})</small></span>'
+        f'<span><i style="background:{c}"></i>{text(s)} <small>({made[s]} trial{"s"[: made[s] != 1]})</small></span>'
         for s, c in view.colours.items()
     ]
     return f'<p class="legend">{"".join(swatches)}</p>'
@@ -149,21 +152,21 @@ def _answer(view: View) -> str:
 
 def _advice(view: View, rec: Recommendation) -> Iterator[str]:
     """What to do, what to expect of it, and how far to trust it."""
-    values = f"<b>{_text(_params(rec.params))}</b>"
-    regret = f"{shown(rec.expected_regret)} above the best that is reachable there"
+    values = f"<b>{text(_params(rec.params))}</b>"
+    regret = f"{number(rec.expected_regret)} above the best that is reachable there"
     yield (
-        f'<p class="lead">Train at {_text(view.problem.target)} with {values}. Expect a loss of <b>{shown(rec.loss)} '
-        f"± {shown(rec.loss_sd)}</b>, {regret}.</p>"
+        f'<p class="lead">Train at {text(view.problem.target)} with {values}. '
+        f"Expect a loss of <b>{prediction(rec)}</b>, {regret}.</p>"
     )
     meaning = VERDICTS.get(rec.verdict, "")
-    yield f'<p>Verdict: <b class="verdict">{_text(rec.verdict)}</b>{meaning and f" &ndash; {meaning}"}.</p>'
+    yield f'<p>Verdict: <b class="verdict">{text(rec.verdict)}</b>{meaning and f" &ndash; {meaning}"}.</p>'
     if rec.reasons:
-        yield f"<ul>{''.join(f'<li>{_text(reason)}</li>' for reason in rec.reasons)}</ul>"
-    yield f"<p>{_text(_checked(view, rec))} {_text(_made(view))}</p>"
+        yield f"<ul>{''.join(f'<li>{text(reason)}</li>' for reason in rec.reasons)}</ul>"
+    yield f"<p>{text(_checked(view, rec))} {text(_made(view))}</p>"
 
 
 def _params(params: Params) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in params.items())
+    return ", ".join(f"{name} {number(value)}" for name, value in params.items())
 
 
 def _checked(view: View, rec: Recommendation) -> str:
@@ -171,13 +174,13 @@ def _checked(view: View, rec: Recommendation) -> str:
     entry = view.study.verification(rec.params)
     if entry is None:
         others = [e for e in view.runs if e.purpose == "verification"]
-        told = [f"{_params(e.trial.params)}: {'diverged' if e.loss is None else shown(e.loss)}" for e in others]
+        told = [f"{_params(e.trial.params)}: {'diverged' if e.loss is None else number(e.loss)}" for e in others]
         return f"No verification run of these values yet{', only of ' if told else ''}{'; '.join(told)}."
     if entry.loss is None:
         return "The verification run of these values diverged."
     away = (entry.loss - rec.loss) / rec.loss_sd if rec.loss_sd > 0 else math.inf
     side = "above" if away > 0 else "below"
-    return f"The verification run measured a loss of {shown(entry.loss)}, {abs(away):.1f} sd {side} the prediction."
+    return f"The verification run measured a loss of {number(entry.loss)}, {abs(away):.1f} sd {side} the prediction."
 
 
 def _made(view: View) -> str:
@@ -190,13 +193,13 @@ def _made(view: View) -> str:
 def _unknown(view: View) -> str:
     done = len(view.observations)
     why = f"all {done} finished runs diverged; lower the ranges of the space" if done else "no run has finished yet"
-    return f'<p class="lead">Nothing can be recommended at {_text(view.problem.target)}: {why}.</p><p>{_made(view)}</p>'
+    return f'<p class="lead">Nothing can be recommended at {text(view.problem.target)}: {why}.</p><p>{_made(view)}</p>'
 
 
 def _recommended(view: View, rec: Recommendation) -> str:
     axes = view.problem.axes
     rows = [
-        [name, shown(value), _span(view, rec, name), *(drift(rec, name, a) for a in axes)]
+        [name, number(value), _span(view, rec, name), *(drift(rec, name, a) for a in axes)]
         for name, value in rec.params.items()
     ]
     head = ["hyperparameter", "value", "90 % interval", *(f"drift in {axis} (90 %)" for axis in axes)]
@@ -204,33 +207,20 @@ def _recommended(view: View, rec: Recommendation) -> str:
 
 
 def _span(view: View, rec: Recommendation, name: str) -> str:
-    bounds = [shown(v) for v in rec.interval[name]]
+    bounds = [number(v) for v in rec.interval[name]]
     return ", ".join(bounds) if hasattr(view.problem.space[name], "choices") else f"{bounds[0]} to {bounds[-1]}"
 
 
 def _ledger(view: View) -> str:
     """What was charged, beside tuning the target itself."""
-    study, rec = view.study, view.answer
-    unit = study.target_cost
-    search, check = study.spent(), study.spent("verification")
-    measured = [e.loss for e in view.entries if e.purpose == "verification" and e.loss is not None]
-    predicted = "" if rec is None else f"{shown(rec.loss)} ± {shown(rec.loss_sd)} predicted"
-    total, direct = search + check, DIRECT * unit
-    rows: list[tuple[str, float, str]] = [("search", search, predicted)]
-    if check:
-        rows.append(("verification", check, ", ".join(f"{shown(v)} measured" for v in measured)))
-    rows.append(("total", total, ""))
-    rows.append((f"direct tuning with {DIRECT} runs at the target", direct, _times(direct, total)))
-    return _table(["", "cost", "target runs", "loss"], [[n, shown(c), shown(c / unit), t] for n, c, t in rows])
-
-
-def _times(direct: float, total: float) -> str:
-    return f"{shown(direct / total)} times the total" if total > 0 else ""
+    rec = view.answer
+    rows = list(bill(view.study.ledger(rec.params if rec else {}), rec))
+    return _table(["", "cost", "target runs", "loss"], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    top = "".join(f"<th>{text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table class="small"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -256,78 +246,3 @@ HEAD = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
 <style>{style}</style></head>
 <body><main><h1>{title}</h1>"""
-
-STYLE = """
-body { margin: 0; background: #fcfbf9; color: #33312d; font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto,
-  sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; font-weight: 600; margin: 0 0 1rem; }
-h2 { font-size: 1.2rem; font-weight: 600; margin: 2.4rem 0 .3rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 0; }
-h2, h3, .help, .legend { break-after: avoid; }
-p { max-width: 50rem; margin: .4rem 0; } .lead { font-size: 1.15rem; }
-.help { color: #6d6960; font-size: .9rem; } .verdict { color: #0d7a75; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-.small { margin: .8rem 0 .4rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #e7e5e0; }
-th { font-weight: 600; color: #6d6960; } th:first-child, td:first-child { text-align: left; }
-.scroll { overflow-x: auto; }
-.scroll:has(#table) { max-height: 40rem; overflow-y: auto; }
-#table th { position: sticky; top: 0; background: #fcfbf9; cursor: pointer; }
-#table th[aria-sort=ascending]::after { content: " \\2191"; }
-#table th[aria-sort=descending]::after { content: " \\2193"; }
-#table .text { text-align: left; max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1.2rem 1.6rem; }
-figure { margin: .6rem 0 0; min-width: 0; break-inside: avoid; }
-figure p { color: #6d6960; font-size: .85rem; margin: 0; }
-.plot { height: 320px; }
-.legend span { display: inline-block; margin-right: 1.2rem; font-size: .9rem; }
-.legend i { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
-@media print { main { max-width: none; padding: 0; } .scroll:has(#table) { max-height: none; overflow: visible; }
-  #table { font-size: .7rem; } #table th { position: static; } body { background: white; } }
-"""
-
-SCRIPT = """
-"use strict";
-const read = id => JSON.parse(document.getElementById(id).textContent);
-read("figures").forEach((f, i) =>
-  Plotly.newPlot("plot-" + i, f.data, f.layout, {responsive: true, displayModeBar: false}));
-addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(p => Plotly.Plots.resize(p)));
-
-const trials = read("trials"), table = document.getElementById("table"), first = trials[0] || {scale: {}, params: {}};
-const digits = v => Math.abs(v) < 1e-3 ? (+v.toPrecision(4)).toExponential() : String(+v.toPrecision(4));
-const short = v => digits(v).replace("e+", "e");
-const number = v => typeof v !== "number" ? String(v ?? "") : Number.isInteger(v) && v < 1e10 ? String(v) : short(v);
-const columns = [["number", t => t.number],
-  ...Object.keys(first.scale).map(k => [k, t => t.scale[k]]),
-  ...Object.keys(first.params).map(k => [k, t => t.params[k]]),
-  ["loss", t => t.loss], ["state", t => t.state + (t.purpose === "search" ? "" : " (" + t.purpose + ")")],
-  ["target runs", t => t.target_runs], ["seconds", t => t.seconds], ["seed", t => t.seed],
-  ...(trials.some(t => t.error) ? [["error", t => t.error]] : [])];
-const texts = new Set(columns.filter(c => trials.some(t => typeof c[1](t) === "string")).map(c => c[0]));
-const compare = (a, b) => a == null ? (b == null ? 0 : 1) : b == null ? -1 : 0;
-const cell = (kind, value, name) => {
-  const made = document.createElement(kind);
-  made.textContent = made.title = number(value);
-  if (texts.has(name)) made.className = "text";
-  return made;
-};
-const head = table.createTHead().insertRow(), body = table.createTBody();
-const fill = () => body.replaceChildren(...trials.map(t => {
-  const row = document.createElement("tr");
-  row.append(...columns.map(c => cell("td", c[1](t), c[0])));
-  return row;
-}));
-columns.forEach(([name, get]) => {
-  const heading = head.appendChild(cell("th", name, name));
-  heading.addEventListener("click", () => {
-    const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    for (const other of head.cells) other.removeAttribute("aria-sort");
-    heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    trials.sort((a, b) => compare(get(a), get(b)) ||
-      sign * (texts.has(name) ? String(get(a)).localeCompare(get(b)) : get(a) - get(b)));
-    fill();
-  });
-});
-fill();
-"""

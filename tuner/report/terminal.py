@@ -14,19 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tuner.ledger import Ledger
 from tuner.record import RUNNING
+from tuner.report.words import bill, drift, number, prediction
 from tuner.study import Study
 from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
 EVERY = 5.0  # seconds between plain lines, off a terminal
-
-
-def number(value: Any) -> str:
-    """Four significant digits; categories as they are, and integers that people write out."""
-    if isinstance(value, int) and abs(value) < 1_000_000:
-        return str(value)
-    return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 @contextmanager
@@ -75,46 +70,27 @@ def answer(study: Study, rec: Recommendation) -> Table:
         table.add_column(f"drift in {axis} (90 %)", justify="right")
     for name, value in rec.params.items():
         bounds = " .. ".join(map(number, rec.interval[name]))
-        table.add_row(name, number(value), bounds, *(_drift(rec, name, axis) for axis in study.problem.axes))
+        table.add_row(name, number(value), bounds, *(drift(rec, name, axis) for axis in study.problem.axes))
     return table
 
 
-def _drift(rec: Recommendation, name: str, axis: str) -> str:
-    if axis not in rec.drift.get(name, {}):
-        return ""
-    mean, low, high = rec.drift[name][axis]
-    return f"{mean:+.2f} ({low:+.2f} .. {high:+.2f})"
-
-
-def prediction(rec: Recommendation) -> str:
-    """The predicted loss and regret, and the verdict, in one line each."""
+def expected(rec: Recommendation) -> str:
+    """The predicted loss and regret, and the verdict with its reasons, a line each."""
     lines = [
-        f"predicted loss   {number(rec.loss)} +- {number(rec.loss_sd)}",
+        f"predicted loss   {prediction(rec)}",
         f"expected regret  {number(rec.expected_regret)}",
         f"verdict          {rec.verdict}",
     ]
     return "\n".join([*lines, *(f"  {reason}" for reason in rec.reasons)])
 
 
-def bill(study: Study, ledger: Mapping[str, Any], rec: Recommendation) -> Table:
+def paid(ledger: Ledger, rec: Recommendation, stopped: str) -> Table:
     """The ledger: what the search and the verification cost, predicted against measured."""
     table = Table(title="Ledger", title_justify="left")
     for column in ("", "cost", "target runs", "loss"):
         table.add_column(column, justify="right" if column else "left")
-    search, check = ledger["search"], ledger["verification"]
-    predicted = f"{number(rec.loss)} +- {number(rec.loss_sd)} predicted"
-    table.add_row(
-        f"search (stopped: {ledger['stopped']})", number(search["cost"]), number(search["target_runs"]), predicted
-    )
-    if check is not None:
-        loss = "diverged" if check["loss"] is None else f"{number(check['loss'])} measured"
-        table.add_row("verification", number(check["cost"]), number(check["cost"] / study.target_cost), loss)
-    total = search["cost"] + (check["cost"] if check else 0.0)
-    table.add_row("total", number(total), number(total / study.target_cost), "")
-    direct = 16 * study.target_cost
-    table.add_row(
-        "direct tuning with 16 runs at the target", number(direct), "16", f"{direct / total:.1f} times the cost"
-    )
+    for line in bill(ledger, rec, stopped):
+        table.add_row(*line)
     return table
 
 

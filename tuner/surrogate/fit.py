@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.prior import Prior
-from tuner.surrogate.process import Processes
+from tuner.surrogate.process import Processes, Singular
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def spread(frame: Frame, data: Data, mode: Tensor | None, generator: torch.Gener
     else:
         try:
             root = _laplace(frame, data, prior, mode)
-        except torch.linalg.LinAlgError:  # a neighbour of the mode breaks down: stay close to it
+        except Singular:  # a neighbour of the mode breaks down: stay close to it
             root = 0.1 * torch.eye(prior.size, dtype=DTYPE)
     return _resample(frame, data, prior, mode, root, generator, members)
 
@@ -112,7 +112,7 @@ def _climb(frame: Frame, data: Data, prior: Prior, start: Tensor) -> tuple[Tenso
     def negative(theta: np.ndarray) -> tuple[float, np.ndarray]:
         try:
             value, slope = _gradient(frame, data, prior, torch.from_numpy(theta)[None])
-        except torch.linalg.LinAlgError:
+        except Singular:
             return np.inf, np.zeros_like(theta)
         return -float(value), -slope[0].numpy()
 
@@ -148,7 +148,7 @@ def _each(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:
     """Log posterior of every draw, (m,); very low for one whose covariance breaks down."""
     try:
         return _log_posterior(frame, data, prior, theta).nan_to_num(nan=LOW, neginf=LOW)
-    except torch.linalg.LinAlgError:
+    except Singular:
         if len(theta) == 1:
             return torch.full((1,), LOW, dtype=DTYPE)
         return torch.cat([_each(frame, data, prior, one[None]) for one in theta])

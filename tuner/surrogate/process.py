@@ -15,6 +15,7 @@ from tuner.surrogate.kernel import TransferKernel
 from tuner.surrogate.mean import Bowl, LossLaw, undrifted
 from tuner.surrogate.prior import Prior
 
+Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 JITTER = 1e-6  # variance added to a run's noise, in units squared
 
 
@@ -89,7 +90,7 @@ class Processes:
         """ln p(losses | theta) + ln p(theta) up to a constant, (m,).
 
         Raises:
-            torch.linalg.LinAlgError: theta is so extreme that the covariance is singular in float64.
+            Singular: theta is so extreme that the covariance is singular in float64.
         """
         fit = _LogDensity.apply(self.covariance_of_runs, self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
