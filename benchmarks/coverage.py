@@ -1,4 +1,5 @@
-"""Does the 90 % interval hold the true optimum? Random-feature ridge, whose optimum at every width is known exactly.
+"""Does the 90 % interval hold the true optimum? The random-feature ridge of objectives/ridge.toml, whose
+optimum at every width is known exactly.
 
     python -m benchmarks.coverage --seeds 20
 
@@ -14,20 +15,20 @@ from multiprocessing import get_context
 
 import numpy as np
 
-import tuner
 from objectives.ridge import RandomFeatures
+from tuner.opening import open_study
+from tuner.studyfile import StudyFile, read
 
 
-def one(seed: int, budget: float, width: int) -> tuple[bool, float, float, float, int]:
+def one(file: StudyFile, seed: int) -> tuple[bool, float, float, float, int]:
     """Covered, interval as a share of the range, regret, expected regret, trials."""
-    objective = RandomFeatures()
-    proxies = [tuner.Scale(width=w) for w in (64, 128, 256)]
+    with open_study(file, in_memory=True, seed=seed) as study:
+        study.optimize(None, file.budget.target_runs)
+        rec, trials, problem = study.recommend(), len(study.observations), study.problem
+    objective, width = RandomFeatures(**file.objective.args), int(problem.target["width"])
     optimum, least = objective.optimum(width)
-    with tuner.create_study(objective=objective, target=tuner.Scale(width=width), proxies=proxies, seed=seed) as study:
-        study.optimize(objective, budget)
-        rec, trials = study.recommend(), len(study.observations)
-    (low, high), ranged = rec.interval["ridge"], objective.space["ridge"]
-    share = math.log(float(high) / float(low)) / ranged.nats
+    low, high = rec.interval["ridge"]
+    share = math.log(float(high) / float(low)) / problem.nats("ridge")
     regret = objective.risk(float(rec.params["ridge"]), width) - least
     return float(low) <= optimum <= float(high), share, regret, rec.expected_regret, trials
 
@@ -35,16 +36,14 @@ def one(seed: int, budget: float, width: int) -> tuple[bool, float, float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--budget", type=float, default=0.1)
-    parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=2)
-    chosen = parser.parse_args()
+    chosen, file = parser.parse_args(), read("objectives/ridge.toml")
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver")) as pool:
-        jobs = [pool.submit(one, seed, chosen.budget, chosen.width) for seed in range(chosen.seeds)]
+        jobs = [pool.submit(one, file, seed) for seed in range(chosen.seeds)]
         rows = [job.result() for job in jobs]
     covered, share, regret, expected, trials = (np.array(column) for column in zip(*rows, strict=True))
     quartiles = [0.25, 0.5, 0.75]
-    print(f"target width {chosen.width}, proxies 64, 128, 256, {chosen.budget} target runs, {chosen.seeds} seeds")
+    print(f"{file.path.name}: {file.scale.target} from {file.scale.proxies}, {file.budget.target_runs} target runs")
     print(f"trials                          {np.quantile(trials, quartiles)}")
     print(f"optimum in the 90 % interval    {covered.mean():.0%}")
     print(f"interval as a share of range    {np.round(np.quantile(share, quartiles), 3)}")

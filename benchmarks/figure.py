@@ -20,16 +20,11 @@ from matplotlib import pyplot as plt
 mpl.use("svg")
 
 NAMES = {"transfer": "transfer-tuner", "optuna-gp": "Optuna GP at the target", "optuna-tpe": "Optuna TPE at the target"}
-DIRECT = ("optuna-gp", "optuna-tpe", "random")
 
 
 def curve(entries: list[dict[str, Any]], verification: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cost in target runs, and quartiles of the loss over seeds, where the answer was scored: (k,), (k, 3)."""
-    per_seed = []
-    for entry in entries:
-        known = [line for line in entry["trace"] if line["loss"] is not None]
-        changes = [i for i, line in enumerate(known) if i == 0 or line["loss"] != known[i - 1]["loss"]]
-        per_seed.append([(known[i]["target_runs"] + verification, known[i]["loss"]) for i in changes])
+    """Cost in target runs, and quartiles of the loss over seeds, where an answer was scored: (k,), (k, 3)."""
+    per_seed = [[(line["target_runs"] + verification, line["loss"]) for line in entry["answers"]] for entry in entries]
     grid = np.array(sorted({round(cost, 3) for seed in per_seed for cost, _ in seed}))
     reached = np.array([[_at(seed, cost) for cost in grid] for seed in per_seed])
     full = ~np.isnan(reached).any(0)
@@ -50,7 +45,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "transfer-tuner"  # the same bytes from the same numbers
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for name, told in methods.items():
-        cost, loss = curve(told["seeds"], 0.0 if name in DIRECT else 1.0)
+        cost, loss = curve(told["seeds"], 0.0 if told["direct"] else 1.0)
         (line,) = axes.plot(cost, loss[:, 1], marker="o", markersize=4, label=NAMES.get(name, told["variant"]))
         axes.fill_between(cost, loss[:, 0], loss[:, 2], alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set_xscale("log")

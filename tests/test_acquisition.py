@@ -103,10 +103,18 @@ def test_joint_knowledge_of_one_run_is_its_gradient(known):
     np.testing.assert_allclose(one_by_one, knowledge.gradient(shifts), rtol=0.02)
 
 
-def test_knowledge_is_never_negative_and_grows_with_the_batch(known):
+def test_the_best_run_is_the_best_of_all_computed_exactly(known):
+    target, runs = points(known, 60, 0.0, 9), points(known, 200, math.log(1 / 4), 10)
+    knowledge = Knowledge(target, runs)
+    shifts, costs = knowledge.shifts(None), np.random.default_rng(1).uniform(1, 3, 200)
+    assert knowledge.best(shifts, costs) == (knowledge.gradient(shifts) / costs).argmax()
+    costs[:190] = np.inf  # what the budget does not allow
+    assert knowledge.best(shifts, costs) >= 190
+
+
+def test_knowledge_grows_with_the_batch(known):
     target, runs = points(known, 40, 0.0, 7), points(known, 5, math.log(1 / 4), 8)
     knowledge = Knowledge(target, runs)
-    assert (knowledge.gradient(knowledge.shifts(None)) >= 0).all()
     first = knowledge.shifts(None)[0]
     second = knowledge.shifts(Moments(known, runs.inputs[:1]))[1]
     assert knowledge.joint(np.array([first, second])) > knowledge.joint(first[None])

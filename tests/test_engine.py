@@ -102,13 +102,36 @@ def test_every_proposal_is_inside_the_space(runs):
         assert isinstance(p.params["batch_size"], int)
 
 
-def test_pending_runs_are_not_proposed_again():
-    """Without noise a run under way tells all there is at its point."""
+def test_a_pending_run_sends_the_next_elsewhere():
+    """Without noise a run under way tells all there is at its point; alone, the proposal hardly depends on chance."""
     asked = problem(tuner.SearchSpace({"lr": SPACE["lr"]}))
     runs = record(asked, 12, noise=0.0)
+
+    def proposed(pending, seed):
+        return float(asked.space.encode(engine.propose(asked, runs, pending, seed=seed)[0].params)[0])
+
     first = engine.propose(asked, runs, seed=0)
-    second = engine.propose(asked, runs, first, seed=0)
-    assert second != first
+    alone = [proposed([], seed) for seed in range(3)]
+    assert abs(proposed(first, 0) - alone[0]) > 3 * (max(alone) - min(alone))
+
+
+def test_the_outlook_is_about_what_is_recommended(runs):
+    rec = engine.recommend(problem(), runs, seed=0)
+    assert abs(engine.outlook(problem(), runs, seed=0) - rec.loss) < rec.loss_sd
+    assert engine.outlook(problem(), runs[:4], seed=0) is None
+
+
+def test_a_range_that_touches_zero_has_an_interval_and_no_drift():
+    asked = problem(tuner.SearchSpace({"dropout": tuner.Float(0.0, 0.5)}))
+    rng = np.random.default_rng(0)
+    runs = [
+        Observation({"dropout": u}, asked.proxies[i % 2], (u - 0.2) ** 2, asked.cost({}, asked.proxies[i % 2]))
+        for i, u in enumerate(rng.uniform(0, 0.5, 8))
+    ]
+    rec = engine.recommend(asked, runs, seed=0)
+    low, high = rec.interval["dropout"]
+    assert 0 <= low <= rec.params["dropout"] <= high <= 0.5
+    assert rec.drift == {"dropout": {}}
 
 
 def test_recommendation_lies_in_its_own_interval_and_near_the_truth(runs):

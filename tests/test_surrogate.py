@@ -1,6 +1,7 @@
 """Claims about the surrogate, against GPyTorch, autograd and closed forms."""
 
 import math
+from dataclasses import replace
 
 import gpytorch
 import numpy as np
@@ -246,8 +247,38 @@ def test_moments_of_a_certain_theta_are_the_process_itself():
         moments = Moments(certain, x)
         explained = fit.middle.explain(x)
         torch.testing.assert_close(moments.variance, fit.middle.variance(x, explained)[0])
-        wider = Moments(fit, x).variance
-    assert (wider >= moments.variance - 1e-12).all()
+
+
+def test_the_tangent_is_the_variance_of_the_mean_over_theta():
+    """Delta method: exact where theta varies little, so a thousandth of the root is drawn from."""
+    fit, _ = fitted(lambda x, y: y)
+    little = replace(fit, root=1e-3 * fit.root)
+    x = inputs(frame(), 5, seed=4)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        normals = torch.randn(4000, len(fit.mode), generator=generator, dtype=DTYPE)
+        around = replace(fit.processes, theta=fit.mode + normals @ little.root.mT)
+        drawn = around.mean(x, around.explain(x)).var(0)
+        # the variance of 4000 draws has a relative standard error of sqrt(2 / 4000) = 2.2 %
+        torch.testing.assert_close(Moments(little, x).tangent.square().sum(0), drawn, rtol=0.1, atol=0)
+
+
+def test_a_climb_from_where_nothing_can_be_computed_finds_no_mode():
+    shape = frame()
+    broken = Data(inputs(shape, 10) * torch.nan, torch.rand(10, dtype=DTYPE), 0.0, 1.0, 1.0)
+    assert climb(shape, broken, starts(shape, broken)) is None
+
+
+def test_the_correction_fades_as_the_distance_along_the_law_to_the_ratio():
+    """At one point its standard deviation is |h|^(beta/alpha); what is left at the target is shared by all scales."""
+    p = processes(frame(), members=3)
+    x = inputs(frame(), 2)[:1].repeat(3, 1)
+    x[:, -1] = torch.tensor([1.0, 0.5, 0.0], dtype=DTYPE) * frame().reach
+    variance = p.kernel.forward(x, x, diag=True)
+    v = {name: value[:, None] for name, value in p.value.items() if value.ndim == 1}
+    h = law_distance(x[None, :, -1:], frame().reach, p.value["alpha"])[..., 0].abs()
+    expected = v["shared"] ** 2 + h ** (2 * v["ratio"]) * (v["fading"] ** 2 + v["offset"] ** 2)
+    torch.testing.assert_close(variance, expected)
 
 
 def test_joint_draws_have_the_mean_and_spread_of_the_mixture():

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuner.errors import BadInput as BadInput
     from tuner.opening import create_study as create_study
     from tuner.scale import Scale as Scale
     from tuner.space import Categorical as Categorical
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tuner.trial import Trial as Trial
 
 _HOME = {
+    "BadInput": "errors",
     "Float": "space",
     "Int": "space",
     "Categorical": "space",

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from tuner.errors import BadInput
+
 study_file = click.argument("study", type=click.Path(dir_okay=False))
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -49,7 +51,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except ValueError as error:
+        except BadInput as error:
             _say(str(error))
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
@@ -177,7 +179,7 @@ def compare(
 def _seeds(text: str) -> range:
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise ValueError(f"seeds: must be A:B with A below B, got {text!r}; write for example 0:5")
+        raise BadInput(f"seeds: must be A:B with A below B, got {text!r}; write for example 0:5")
     return range(int(first), int(last))
 
 

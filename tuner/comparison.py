@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tuner.engine import Problem
+from tuner.errors import BadInput
 from tuner.execution import WorkerPool, settle_in
 from tuner.methods import Method, method
 from tuner.opening import open_study
@@ -70,7 +71,7 @@ def compare_live(
         said: called with a line after each finished search.
     """
     if file.objective.cost == "seconds":
-        raise ValueError("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
+        raise BadInput("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
     jobs = [(file, name, seed, budget, direct) for name in _expanded(file, names) for seed in seeds]
     searches: list[Search] = []
     with _processes(workers) as pool:
@@ -166,7 +167,7 @@ def _scores(
 
 def _loss(outcome: Any) -> float:
     if not isinstance(outcome, Result):
-        raise ValueError(f"compare: a run of the scoring broke: {outcome.error.splitlines()[0]}; mend the objective")
+        raise BadInput(f"compare: a run of the scoring broke: {outcome.error.splitlines()[0]}; mend the objective")
     return math.inf if outcome.diverged else float(outcome.loss)
 
 

@@ -27,6 +27,7 @@ from numbers import Real
 from queue import LifoQueue
 from typing import Any, Self
 
+from tuner.errors import BadInput
 from tuner.objective import Objective, ObjectiveSource, loaded, one_line
 from tuner.trial import Failure, Result, Trial
 
@@ -126,12 +127,12 @@ class WorkerPool:
     that were submitted; leaving it by an exception (Ctrl-C too) kills them.
 
     Raises:
-        ValueError: fewer than one worker; an objective that cannot be sent to a worker, or that cannot be made there.
+        BadInput: fewer than one worker; an objective that cannot be sent to a worker, or that cannot be made there.
     """
 
     def __init__(self, objective: ObjectiveSource | Objective, workers: int) -> None:
         if workers < 1:
-            raise ValueError(f"workers: at least one is needed, got {workers}; give the number of processes")
+            raise BadInput(f"workers: at least one is needed, got {workers}; give the number of processes")
         self.capacity = workers
         self._workers = [_Worker(_pickled(objective)) for _ in range(workers)]
         self._idle: LifoQueue[_Worker] = LifoQueue()  # last in, first out: a warm worker before one never started
@@ -152,7 +153,7 @@ class WorkerPool:
 
     def submit(self, trials: Sequence[Trial]) -> Future[list[Outcome]]:
         if self._threads is None:
-            raise ValueError(
+            raise BadInput(
                 "a WorkerPool takes groups inside its `with` block only; write `with WorkerPool(...) as pool`"
             )
         return self._threads.submit(self._run, list(trials))
@@ -191,7 +192,7 @@ class _Worker:
         try:
             self._hand_over(trials)
             return self._receive()
-        except ValueError as refusal:
+        except BadInput as refusal:
             error = str(refusal)
         except (EOFError, OSError):
             error = self.bury()
@@ -211,11 +212,11 @@ class _Worker:
         self._receive()
 
     def start(self) -> None:
-        """A fresh process, its objective loaded. Raises ValueError when either cannot be."""
+        """A fresh process, its objective loaded. Raises BadInput when either cannot be."""
         context = multiprocessing.get_context("forkserver")
         with self._bookkeeping:
             if self._retired:
-                raise ValueError("the worker pool is closed")
+                raise BadInput("the worker pool is closed")
             self._pipe, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._objective), name="tuner-worker")
             with theirs:
@@ -224,13 +225,13 @@ class _Worker:
         try:
             refusal = self._receive()
         except (EOFError, OSError):
-            raise ValueError(
+            raise BadInput(
                 f"{self.bury()} while starting; a worker imports this script: what starts a study in it belongs"
                 " under `if __name__ == '__main__':`"
             ) from None
         if refusal:
             self.bury()
-            raise ValueError(refusal)
+            raise BadInput(refusal)
 
     def _receive(self) -> Any:
         # The pipe alone would not tell: a child that the objective started may hold its other end.
@@ -266,7 +267,7 @@ def _pickled(objective: ObjectiveSource | Objective) -> bytes:
     try:
         return pickle.dumps(objective)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise BadInput(
             f"objective: a worker process cannot be sent this one ({one_line(error)}); name it as 'module:attribute',"
             " or train in this process"
         ) from error
@@ -296,7 +297,7 @@ def _serve(pipe: connection.Connection, objective: bytes) -> None:
     try:
         train = loaded(pickle.loads(objective))
     except Exception as error:
-        pipe.send(str(error) if isinstance(error, ValueError) else f"objective: {one_line(error)}; correct its module")
+        pipe.send(str(error) if isinstance(error, BadInput) else f"objective: {one_line(error)}; correct its module")
         return
     with suppress(EOFError, OSError):  # the coordinator hung up
         pipe.send(None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuner.errors import BadInput
 from tuner.scale import Scale
 from tuner.space import Params, suggestion
 from tuner.trial import Result
@@ -19,11 +20,11 @@ def named(call: str, folders: Sequence[str] = ()) -> Any:
     """What `module:attribute` names; `folders` are importable from here on.
 
     Raises:
-        ValueError: a malformed name, a module that cannot be imported, or an attribute it does not have.
+        BadInput: a malformed name, a module that cannot be imported, or an attribute it does not have.
     """
     module, _, path = call.partition(":")
     if not module or not path:
-        raise ValueError(f"objective: a name is 'module:attribute', got {call!r}; write for example 'train:Digits'")
+        raise BadInput(f"objective: a name is 'module:attribute', got {call!r}; write for example 'train:Digits'")
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
     try:
         found: Any = importlib.import_module(module)
@@ -32,11 +33,11 @@ def named(call: str, folders: Sequence[str] = ()) -> Any:
         remedy = (
             "correct the name, or install what it needs" if isinstance(error, ImportError) else "correct the module"
         )
-        raise ValueError(f"objective: {module!r} cannot be imported ({one_line(error)}; {where}); {remedy}") from error
+        raise BadInput(f"objective: {module!r} cannot be imported ({one_line(error)}; {where}); {remedy}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             known = [name for name in dir(found) if not name.startswith("_") and callable(getattr(found, name, None))]
-            raise ValueError(f"objective: {call!r} names nothing, {part!r} is not there; {suggestion(part, known)}")
+            raise BadInput(f"objective: {call!r} names nothing, {part!r} is not there; {suggestion(part, known)}")
         found = getattr(found, part)
     return found
 
@@ -56,20 +57,20 @@ class ObjectiveSource:
     folders: tuple[str, ...] = ()
 
     def load(self) -> Objective:
-        """The objective. Raises ValueError when the name, the arguments or what they make is no objective."""
+        """The objective. Raises BadInput when the name, the arguments or what they make is no objective."""
         found = named(self.call, self.folders)
         if isinstance(found, type):
             try:
                 found = found(**self.args)
             except Exception as error:
                 remedy = "correct args" if isinstance(error, (TypeError, ValueError)) else "give it what it needs"
-                raise ValueError(
+                raise BadInput(
                     f"objective: {self.call!r} refuses args {dict(self.args)} ({one_line(error)}); {remedy}"
                 ) from error
         elif self.args:
-            raise ValueError(f"objective: args need a class, {self.call!r} is a {type(found).__name__}; remove args")
+            raise BadInput(f"objective: args need a class, {self.call!r} is a {type(found).__name__}; remove args")
         if not callable(found):
-            raise ValueError(
+            raise BadInput(
                 f"objective: {self.call!r} must be callable as (params, scale, seed), got a {type(found).__name__};"
                 " name a function, or a class with __call__"
             )

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from tuner.engine import Problem
+from tuner.errors import BadInput
 from tuner.objective import ObjectiveSource
 from tuner.parametrization import Parametrization, applied, preset
 from tuner.record import Record
@@ -50,7 +51,7 @@ def create_study(
         read_only: look at a study of the storage, also while another process runs it; nothing is written.
 
     Raises:
-        ValueError: one line saying the law, the value and the remedy; nothing is written then.
+        BadInput: one line saying the law, the value and the remedy; nothing is written then.
     """
     source = objective if isinstance(objective, ObjectiveSource) else None
     given, objective = objective, source.load() if source else objective
@@ -63,7 +64,7 @@ def create_study(
     size = _size(cost, space.middle)
     proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
     if not proxies:
-        raise ValueError("scale: at least one proxy is needed, got none; add a smaller scale")
+        raise BadInput("scale: at least one proxy is needed, got none; add a smaller scale")
     _check_costs(size, target, proxies)
     spec: dict[str, Any] = {
         "space": {n: {"type": type(d).__name__, **asdict(d)} for n, d in space.items()},
@@ -95,7 +96,7 @@ def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = Fa
         seed: None: the study file's.
 
     Raises:
-        ValueError: as `create_study`.
+        BadInput: as `create_study`.
     """
     folders = (str(file.path.parent), ".")
     source = ObjectiveSource(file.objective.call, file.objective.args, folders)
@@ -120,13 +121,13 @@ def _own(objective: Any, attribute: str) -> Any:
     if not hasattr(objective, attribute):
         what = "the objective has none" if objective is not None else "there is no objective"
         instead = ', or cost="seconds"' if attribute == "cost" else ""
-        raise ValueError(f"study: {attribute} is needed, {what}; give {attribute}{instead}")
+        raise BadInput(f"study: {attribute} is needed, {what}; give {attribute}{instead}")
     return getattr(objective, attribute)
 
 
 def _cost(objective: Any, cost: Cost | Literal["flops"] | None) -> Cost:
     if not (cost in (None, "flops", "seconds") or callable(cost)):
-        raise ValueError(f'cost: must be (params, scale) -> cost, "flops" or "seconds", got {cost!r}; correct it')
+        raise BadInput(f'cost: must be (params, scale) -> cost, "flops" or "seconds", got {cost!r}; correct it')
     if cost in (None, "flops"):
         own: Cost = _own(objective, "cost")
         return own
@@ -139,7 +140,7 @@ def _rule(objective: Any, name: str | None, exponents: Mapping[str, Mapping[str,
     if declared is None:
         return preset(name or "none", exponents)
     if (name is not None and name != declared) or exponents:
-        raise ValueError(
+        raise BadInput(
             f"parametrization: the objective applies {declared!r} itself, the study configures "
             f"{name or dict(exponents or {})!r}; leave [parametrization] out or change the objective's argument"
         )
@@ -152,10 +153,10 @@ def _check_names(space: SearchSpace, objective: Any) -> None:
         return
     for name in space:
         if name not in own:
-            raise ValueError(f"space: the objective has no hyperparameter {name!r}; {suggestion(name, own)}")
+            raise BadInput(f"space: the objective has no hyperparameter {name!r}; {suggestion(name, own)}")
     for name in own:
         if name not in space:
-            raise ValueError(f"space: the objective's hyperparameter {name!r} is missing; add it or leave [space] out")
+            raise BadInput(f"space: the objective's hyperparameter {name!r} is missing; add it or leave [space] out")
 
 
 def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
@@ -165,13 +166,13 @@ def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
 
 def _check_axes(space: SearchSpace, target: Scale, others: Sequence[Scale]) -> None:
     if both := sorted(set(space) & set(target)):
-        raise ValueError(
+        raise BadInput(
             f"space: {both[0]!r} is an axis of the target's scale too, and a run can have one value; leave it out of "
             "the space or of the scale"
         )
     for scale in others:
         if set(scale) != set(target):
-            raise ValueError(
+            raise BadInput(
                 f"scale: every scale must name the target's axes {sorted(target)}, got {sorted(scale)}; name all"
             )
 
@@ -180,12 +181,10 @@ def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, 
     known = {*space, *map(space.role, space)}
     for name, axes in exponents.items():
         if name not in known:
-            raise ValueError(
-                f"parametrization.exponents: no hyperparameter or role {name!r}; {suggestion(name, known)}"
-            )
+            raise BadInput(f"parametrization.exponents: no hyperparameter or role {name!r}; {suggestion(name, known)}")
         for axis in axes:
             if axis not in target:
-                raise ValueError(
+                raise BadInput(
                     f"parametrization.exponents.{name}: the scale has no axis {axis!r}; {suggestion(axis, target)}"
                 )
 
@@ -193,10 +192,10 @@ def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, 
 def _check_costs(size: Callable[[Scale], float], target: Scale, proxies: Sequence[Scale]) -> None:
     for scale in (target, *proxies):
         if not (math.isfinite(size(scale)) and size(scale) > 0):
-            raise ValueError(f"cost: must be a finite number above zero, got {size(scale)} at {scale}; correct it")
+            raise BadInput(f"cost: must be a finite number above zero, got {size(scale)} at {scale}; correct it")
     dearest = max(proxies, key=size)
     if size(dearest) >= size(target):
-        raise ValueError(
+        raise BadInput(
             f"scale: every proxy must cost less than the target ({target}), got one at {dearest}; raise the target or "
             "drop that proxy"
         )
@@ -206,11 +205,11 @@ def _agree(record: Record, spec: dict[str, Any]) -> None:
     """Refuse a study that differs from the record it would resume; let ranges widen."""
     known = record.spec
     if record.foreign:
-        raise ValueError(f"resume: {record.name!r} has trials the tuner did not make; give the study a new name")
+        raise BadInput(f"resume: {record.name!r} has trials the tuner did not make; give the study a new name")
     if known is not None:
         for key in spec:
             if key != "space" and known.get(key) != spec[key]:
-                raise ValueError(
+                raise BadInput(
                     f"resume: {key} was {known.get(key)!r} when the study was created, got {spec[key]!r}; "
                     "restore it or give the study a new name"
                 )
@@ -226,7 +225,7 @@ def _widens(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -
 
     narrower = old and new and "low" in old and "low" in new and (new["low"] > old["low"] or new["high"] < old["high"])
     if fixed(old) != fixed(new) or narrower:
-        raise ValueError(
+        raise BadInput(
             f"resume: space.{name} was {old} when the study was created, got {new}; ranges may only widen: restore it "
             "or give the study a new name"
         )

@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from tuner.errors import BadInput
 from tuner.scale import Scale
 from tuner.space import Categorical, Int, Params, SearchSpace, Value, rounded, suggestion
 
@@ -154,10 +155,10 @@ def preset(name: str, exponents: Table | None = None) -> Parametrization:
     """A preset by name, with some exponents replaced; the drift prior keeps the preset's theory of the raw optimum.
 
     Raises:
-        ValueError: no preset has that name.
+        BadInput: no preset has that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"parametrization: no preset is named {name!r}; {suggestion(name, PRESETS)}")
+        raise BadInput(f"parametrization: no preset is named {name!r}; {suggestion(name, PRESETS)}")
     chosen = PRESETS[name]
     merged = {role: dict(axes) for role, axes in chosen.exponents.items()}
     for role, axes in (exponents or {}).items():

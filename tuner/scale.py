@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tuner.errors import BadInput
+
 
 class Scale(Mapping[str, float]):
     """A frozen mapping of axes (width, depth, batch_size, steps, tokens, params, ...) to positive numbers.
@@ -17,7 +19,7 @@ class Scale(Mapping[str, float]):
     Equal whatever the order of the axes; hashable; whole numbers stay integers.
 
     Raises:
-        ValueError: no axis, or a value that is not a finite number above zero.
+        BadInput: no axis, or a value that is not a finite number above zero.
     """
 
     __slots__ = ("_axes",)
@@ -25,11 +27,11 @@ class Scale(Mapping[str, float]):
     def __init__(self, axes: Mapping[str, float] | None = None, /, **named: float) -> None:
         axes = {**(axes or {}), **named}
         if not axes:
-            raise ValueError("Scale: at least one axis is needed, got none; write Scale(width=1024)")
+            raise BadInput("Scale: at least one axis is needed, got none; write Scale(width=1024)")
         for axis, value in axes.items():
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"Scale: {axis} must be a finite number above zero, got {value!r}; correct it")
+                raise BadInput(f"Scale: {axis} must be a finite number above zero, got {value!r}; correct it")
         self._axes = {a: int(v) if float(v).is_integer() else float(v) for a, v in sorted(axes.items())}
 
     def __getitem__(self, axis: str) -> float:
@@ -69,7 +71,7 @@ def grid(axes: Mapping[str, Sequence[float]]) -> list[Scale]:
 def ladder(low: float, high: float) -> list[float]:
     """A range as a geometric ladder, low to high by steps of at most 2."""
     if not 0 < low < high:
-        raise ValueError(f"scale: a range needs 0 < low < high, got low={low}, high={high}; correct it")
+        raise BadInput(f"scale: a range needs 0 < low < high, got low={low}, high={high}; correct it")
     rungs = math.ceil(math.log2(high / low) - 1e-9) + 1
     values = np.geomspace(low, high, rungs)
     return [float(round(v)) if low == round(low) and high == round(high) else float(v) for v in values]
@@ -87,7 +89,10 @@ class CostLaw:
 
     @staticmethod
     def fit(scales: Sequence[Scale], costs: Sequence[float]) -> CostLaw:
-        """Least squares in logs, each exponent shrunk to 1 by one pseudo-run a nat away; so two runs are enough."""
+        """Least squares in logs, each exponent shrunk to 1 by one pseudo-run a nat away: one scale is enough.
+
+        1 because small networks are bound by overhead: their time grows slower than their arithmetic.
+        """
         axes = list(scales[0])
         logs = np.array([[math.log(s[a]) for a in axes] for s in scales])
         target = np.log(np.asarray(costs, dtype=float))

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.errors import BadInput
+
 Value = float | int | str | bool
 Params = Mapping[str, Value]
 
@@ -54,13 +56,11 @@ class _Range:
         kind = type(self).__name__
         for bound in (self.low, self.high):
             if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
-                raise ValueError(f"{kind}: bounds must be finite numbers, got {bound!r}; give low and high as numbers")
+                raise BadInput(f"{kind}: bounds must be finite numbers, got {bound!r}; give low and high as numbers")
         if self.low >= self.high:
-            raise ValueError(f"{kind}: low must be below high, got low={self.low}, high={self.high}; widen the range")
+            raise BadInput(f"{kind}: low must be below high, got low={self.low}, high={self.high}; widen the range")
         if self.log and self.low <= 0:
-            raise ValueError(
-                f"{kind}: a log range must stay above zero, got low={self.low}; raise low or set log=false"
-            )
+            raise BadInput(f"{kind}: a log range must stay above zero, got low={self.low}; raise low or set log=false")
 
     def _line(self, value: float) -> float:
         return math.log(value) if self.log else float(value)
@@ -78,9 +78,9 @@ class _Range:
     def encode(self, value: Any) -> float:
         """Coordinate of a value; values outside the range land outside [0, 1]."""
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-            raise ValueError(f"a value must be a finite number, got {value!r}")
+            raise BadInput(f"a value must be a finite number, got {value!r}")
         if self.log and value <= 0:
-            raise ValueError(f"a value of a log range must be above zero, got {value!r}")
+            raise BadInput(f"a value of a log range must be above zero, got {value!r}")
         low, high = self._ends
         return (self._line(float(value)) - low) / (high - low)
 
@@ -100,7 +100,7 @@ class Float(_Range):
         role: what it is to the parametrization ("lr", "weight_decay", ...); its name says it unless given.
 
     Raises:
-        ValueError: low >= high, a bound not finite, or a log range that touches zero.
+        BadInput: low >= high, a bound not finite, or a log range that touches zero.
     """
 
     def decode(self, u: float) -> float:
@@ -121,7 +121,7 @@ class Int(_Range):
     def __post_init__(self) -> None:
         super().__post_init__()
         if int(self.low) != self.low or int(self.high) != self.high:
-            raise ValueError(f"Int: bounds must be integers, got low={self.low}, high={self.high}; use Float for reals")
+            raise BadInput(f"Int: bounds must be integers, got low={self.low}, high={self.high}; use Float for reals")
 
     @property
     def _ends(self) -> tuple[float, float]:
@@ -136,7 +136,7 @@ class Categorical:
     """One of finitely many choices (strings, numbers or booleans) without order.
 
     Raises:
-        ValueError: fewer than two choices, or a choice given twice.
+        BadInput: fewer than two choices, or a choice given twice.
     """
 
     choices: tuple[Value, ...]
@@ -145,16 +145,16 @@ class Categorical:
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
         if len(self.choices) < 2:
-            raise ValueError(
+            raise BadInput(
                 f"Categorical: at least two choices are needed, got {list(self.choices)}; add one, or leave it to the "
                 "objective"
             )
         if len(set(self.choices)) < len(self.choices):  # 1, 1.0 and True are one choice
-            raise ValueError(f"Categorical: choices must differ, got {list(self.choices)}; remove the repeated one")
+            raise BadInput(f"Categorical: choices must differ, got {list(self.choices)}; remove the repeated one")
 
     def encode(self, value: Any) -> float:
         if value not in self.choices:
-            raise ValueError(f"a value must be one of {list(self.choices)}, got {value!r}")
+            raise BadInput(f"a value must be one of {list(self.choices)}, got {value!r}")
         return (self.choices.index(value) + 0.5) / len(self.choices)
 
     def decode(self, u: float) -> Value:
@@ -168,15 +168,15 @@ class SearchSpace(Mapping[str, Dimension]):
     """Named hyperparameters; iteration order is the order of the cube's coordinates.
 
     Raises:
-        ValueError: no hyperparameter, or a value that is not Float, Int or Categorical.
+        BadInput: no hyperparameter, or a value that is not Float, Int or Categorical.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
         if not dimensions:
-            raise ValueError("space: at least one hyperparameter is needed, got none; add one")
+            raise BadInput("space: at least one hyperparameter is needed, got none; add one")
         for name, dimension in dimensions.items():
             if not isinstance(dimension, (Float, Int, Categorical)):
-                raise ValueError(f"space.{name}: must be Float, Int or Categorical, got {dimension!r}")
+                raise BadInput(f"space.{name}: must be Float, Int or Categorical, got {dimension!r}")
         self._dimensions = dict(dimensions)
 
     def __getitem__(self, name: str) -> Dimension:
@@ -201,20 +201,20 @@ class SearchSpace(Mapping[str, Dimension]):
         return self.decode([0.5] * len(self))
 
     def check(self, params: Params) -> None:
-        """Raise ValueError unless the names are exactly the space's and each value is of its kind."""
+        """Raise BadInput unless the names are exactly the space's and each value is of its kind."""
         for name in params:
             if name not in self._dimensions:
-                raise ValueError(f"params: unknown hyperparameter {name!r}; {suggestion(name, self)}")
+                raise BadInput(f"params: unknown hyperparameter {name!r}; {suggestion(name, self)}")
         for name, dimension in self._dimensions.items():
             if name not in params:
-                raise ValueError(f"params: {name!r} is missing; every hyperparameter of the space needs a value")
+                raise BadInput(f"params: {name!r} is missing; every hyperparameter of the space needs a value")
             try:
                 dimension.encode(params[name])
-            except ValueError as error:
-                raise ValueError(f"params.{name}: {error}") from None
+            except BadInput as error:
+                raise BadInput(f"params.{name}: {error}") from None
 
     def encode(self, params: Params) -> NDArray[np.float64]:
-        """Values -> coordinates (d,). Raises ValueError as `check` does."""
+        """Values -> coordinates (d,). Raises BadInput as `check` does."""
         self.check(params)
         return np.array([dimension.encode(params[name]) for name, dimension in self._dimensions.items()])
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tuner.engine import Problem, recommend
+from tuner.errors import BadInput
 from tuner.execution import Serial, WorkerPool
 from tuner.ledger import Ledger
 from tuner.methods import Method, method
@@ -30,9 +31,9 @@ HOPELESS = 3  # trials that broke at every attempt, and none that did not: the o
 
 
 def checked_budget(budget: float) -> float:
-    """A budget in target runs. Raises ValueError unless it is finite and above zero."""
+    """A budget in target runs. Raises BadInput unless it is finite and above zero."""
     if not 0 < budget < math.inf:
-        raise ValueError(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
+        raise BadInput(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
     return budget
 
 
@@ -60,6 +61,7 @@ class Study:
         self._objective, self._cost = objective, cost
         self.method: Method = method("transfer")
         self.thought: list[float] = []
+        self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
         for entry in record.entries():
             if entry.state == RUNNING and not record.read_only:
                 record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
@@ -117,10 +119,14 @@ class Study:
         return self._cost(raw, scale) if callable(self._cost) else self._law()(scale)
 
     def _law(self) -> CostLaw:
-        timed = [e for e in self.entries if e.state == FINISHED and e.seconds > 0]
-        if not timed:
-            return CostLaw(0.0, dict.fromkeys(self.problem.target, 1.0))
-        return CostLaw.fit([e.trial.scale for e in timed], [e.seconds for e in timed])
+        """Seconds of a run at a scale; fitted once for every state of the record."""
+        entries = self.entries
+        if entries is not self._law_of[0]:
+            timed = [e for e in entries if e.state == FINISHED and e.seconds > 0]
+            unknown = CostLaw(0.0, dict.fromkeys(self.problem.target, 1.0))
+            law = CostLaw.fit([e.trial.scale for e in timed], [e.seconds for e in timed]) if timed else unknown
+            self._law_of = entries, law
+        return self._law_of[1]
 
     def _raw(self, params: Params, scale: Scale) -> dict[str, Any]:
         p = self.problem
@@ -141,7 +147,7 @@ class Study:
         """The next trial to run, written to the record as running.
 
         Raises:
-            ValueError: no trial is left to make (never, without a budget).
+            BadInput: no trial is left to make (never, without a budget).
         """
         return self._next(math.inf, 1)[0]
 
@@ -202,16 +208,16 @@ class Study:
             cost: in the study's unit; None: what the study's cost says.
 
         Raises:
-            ValueError: the trial is not running in this study, neither or both of loss and error are given, or a cost
+            BadInput: the trial is not running in this study, neither or both of loss and error are given, or a cost
                 that is not a finite number above zero.
         """
         entry = next((e for e in self.entries if e.trial.number == trial.number and e.state == RUNNING), None)
         if entry is None:
-            raise ValueError(f"tell: trial {trial.number} is not running here; tell each asked trial once")
+            raise BadInput(f"tell: trial {trial.number} is not running here; tell each asked trial once")
         if (loss is None) == (error is None):
-            raise ValueError(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
+            raise BadInput(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
         if cost is not None and not (math.isfinite(cost) and cost > 0):
-            raise ValueError(f"tell: cost must be a finite number above zero, got {cost!r}; leave it out if unknown")
+            raise BadInput(f"tell: cost must be a finite number above zero, got {cost!r}; leave it out if unknown")
         if self._cost == "seconds":
             cost = seconds = cost or seconds  # one and the same
         charged = cost or entry.cost
@@ -250,7 +256,7 @@ class Study:
             Why it stopped: "budget" or "tolerance".
 
         Raises:
-            ValueError: a budget that affords no run, a bad objective, or the first trials all broke.
+            BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
         checked_budget(budget)
         runner, objective = self._runner(objective, workers)
@@ -259,7 +265,7 @@ class Study:
             why = self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
         if not self.entries:
             least = min(self.cost(self._middle, proxy) for proxy in self.problem.proxies) / self.target_cost
-            raise ValueError(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
+            raise BadInput(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
         return why
 
     def _search(
@@ -289,7 +295,7 @@ class Study:
         """An objective that cannot run would break trial after trial until the budget is spent."""
         broken = [e for e in self._broken if e.state == FAILED and e.attempt > self.retries]
         if len(broken) >= HOPELESS and not self.observations:
-            raise ValueError(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
+            raise BadInput(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
 
     def _settled(self, tolerance: float) -> bool:
         if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
@@ -301,11 +307,11 @@ class Study:
         """Where trials run, and the objective; it must not apply a parametrization that the study applies too."""
         given = self._objective if given is None else given
         if given is None:
-            raise ValueError("optimize: an objective is needed, got none; pass one here or to create_study")
+            raise BadInput("optimize: an objective is needed, got none; pass one here or to create_study")
         objective: Any = loaded(given)
         declared = getattr(objective, "parametrization", None)
         if declared is not None and self.problem.parametrization != applied(declared):
-            raise ValueError(
+            raise BadInput(
                 f"parametrization: the objective applies {declared!r} itself, the study configures "
                 f"{self.problem.parametrization.name!r}; create the study with objective=, which leaves scaling to it"
             )
@@ -317,12 +323,12 @@ class Study:
         """The best hyperparameters at the target, raw, with what is known of them.
 
         Raises:
-            ValueError: no finished run with a finite loss.
+            BadInput: no finished run with a finite loss.
         """
         if not self.observations:
             broken = [e for e in self._broken if e.state == FAILED]
             why = f"{len(broken)} broke, {_last(broken)}" if broken else f"the record has {len(self.entries)} trials"
-            raise ValueError(f"recommend: a finished trial is needed, {why}; run trials until one finishes")
+            raise BadInput(f"recommend: a finished trial is needed, {why}; run trials until one finishes")
         return recommend(self.problem, self.observations, seed=self.seed)
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:

@@ -9,19 +9,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tuner.errors import BadInput
 from tuner.scale import Scale, grid, ladder
 from tuner.space import Categorical, Dimension, Float, Int, SearchSpace, suggestion
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("must be a number")
+        raise BadInput("must be a number")
     return value
 
 
 def _choice(value: Any) -> Any:
     if not isinstance(value, (str, bool, int, float)):
-        raise ValueError("must be a string, a number or a boolean")
+        raise BadInput("must be a string, a number or a boolean")
     return value
 
 
@@ -29,9 +30,9 @@ def _axis(value: Any) -> Any:
     numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise ValueError("must be a number, a list of numbers, or { low = .., high = .. }")
+            raise BadInput("must be a number, a list of numbers, or { low = .., high = .. }")
     if isinstance(value, dict) and set(value) != {"low", "high"}:
-        raise ValueError("a range has exactly low and high")
+        raise BadInput("a range has exactly low and high")
     return value
 
 
@@ -68,7 +69,7 @@ class DimensionSection(_Section):
     def _range_or_choices(self) -> DimensionSection:
         given = [name for name in ("low", "high", "choices") if getattr(self, name) is not None]
         if given not in (["low", "high"], ["choices"]):
-            raise ValueError("give either low and high, or choices")
+            raise BadInput("give either low and high, or choices")
         return self
 
     def dimension(self) -> Dimension:
@@ -91,7 +92,7 @@ class ScaleSection(_Section):
     def proxy_scales(self) -> list[Scale]:
         """Every combination; an axis that only the target names stays at the target's value."""
         if not self.proxies:
-            raise ValueError("scale.proxies: at least one axis is needed, got none; write for example { width = [64] }")
+            raise BadInput("scale.proxies: at least one axis is needed, got none; write for example { width = [64] }")
         axes: dict[str, list[float]] = {axis: [value] for axis, value in self.target.items()}
         for axis, value in self.proxies.items():
             if isinstance(value, RangeSection):
@@ -144,23 +145,23 @@ def read(path: str | Path) -> StudyFile:
     """Read a study file.
 
     Raises:
-        ValueError: one line for the first thing that is wrong: a missing file, bad TOML, an unknown key, a bad value.
+        BadInput: one line for the first thing that is wrong: a missing file, bad TOML, an unknown key, a bad value.
     """
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"study file: {str(path)!r} cannot be read: {error.strerror}; check the path") from None
+        raise BadInput(f"study file: {str(path)!r} cannot be read: {error.strerror}; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"study file: {str(path)!r} is not TOML: {error}; correct it") from None
+        raise BadInput(f"study file: {str(path)!r} is not TOML: {error}; correct it") from None
     if "runs" in content:
-        raise ValueError(
+        raise BadInput(
             f"{path.name}: [runs] is not supported in this version, which trains live; give [objective] and remove it"
         )
     try:
         parsed = StudyFile.model_validate({**content, "<path>": path.resolve()})
     except ValidationError as error:
-        raise ValueError(_first(error, path)) from None
+        raise BadInput(_first(error, path)) from None
     for section in (parsed.space or {}).items():
         _named(section)
     return parsed
@@ -169,8 +170,8 @@ def read(path: str | Path) -> StudyFile:
 def _named(section: tuple[str, DimensionSection]) -> None:
     try:
         section[1].dimension()
-    except ValueError as error:
-        raise ValueError(f"space.{section[0]}: {error}") from None
+    except BadInput as error:
+        raise BadInput(f"space.{section[0]}: {error}") from None
 
 
 def _first(error: ValidationError, path: Path) -> str:

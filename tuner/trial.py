@@ -105,7 +105,7 @@ class Recommendation:
     expected_regret: float
     drift: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     verdict: str = "undetermined"
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ("whether transfer holds here was not judged; a run at the target is the check",)
 
     def as_json(self) -> dict[str, Any]:
         """The fields of the `--json` contract."""

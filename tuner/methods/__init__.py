@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from tuner.engine import Problem
+from tuner.errors import BadInput
 from tuner.space import Params, suggestion
 from tuner.trial import Observation, Proposal
 
@@ -50,10 +51,10 @@ def method(name: str, **chosen: Any) -> Method:
     """A method by name; `chosen` completes it (the proxy of a copy).
 
     Raises:
-        ValueError: no method has that name.
+        BadInput: no method has that name.
     """
     if name not in _HOME:
-        raise ValueError(f"methods: no method is named {name!r}; {suggestion(name, _HOME)}")
+        raise BadInput(f"methods: no method is named {name!r}; {suggestion(name, _HOME)}")
     home, args = _HOME[name]
     module, _, attribute = home.partition(":")
     made: Method = getattr(import_module(f"tuner.methods.{module}"), attribute)(**args, **chosen)

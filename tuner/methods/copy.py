@@ -1,6 +1,7 @@
 """Copying: the whole budget at one proxy scale, its best setting moved to the target (muTransfer: Yang et al. 2022).
 
-Moved in base coordinates the parametrization rescales it; moved raw it is used as it was. The search at the proxy is
+Moved in base coordinates the parametrization rescales it; moved raw it is used as it was. The two are one where the
+objective applies its parametrization itself, because its raw values are base values. The search at the proxy is
 Optuna's TPE, stronger than the random search of the paper. The proxy is chosen by whoever compares, in its favour.
 """
 
@@ -18,6 +19,8 @@ from tuner.trial import Observation, Proposal
 
 @dataclass(frozen=True)
 class Copy:
+    """Args: raw: whether the setting is moved as it was. scale: the proxy that is searched."""
+
     raw: bool
     scale: Scale
     direct: bool = False
@@ -36,7 +39,7 @@ class Copy:
         return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        """Raises ValueError while every run diverged."""
+        """Raises BadInput while every run diverged."""
         best = best_run(observations)
         at = best.scale if self.raw else problem.target
         return problem.parametrization.to_raw(problem.space, best.params, at, problem.base)

@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from tuner.engine import Problem
+from tuner.errors import BadInput
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Int, Params
 from tuner.trial import Observation, Proposal
@@ -61,7 +62,7 @@ class Direct:
         return sampler
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        """Raises ValueError while every run diverged."""
+        """Raises BadInput while every run diverged."""
         best = best_run(observations)
         return problem.parametrization.to_raw(problem.space, best.params, problem.target, problem.base)
 
@@ -70,7 +71,7 @@ def best_run(observations: Sequence[Observation]) -> Observation:
     """The run with the smallest loss."""
     finite = [o for o in observations if not o.diverged]
     if not finite:
-        raise ValueError(f"recommend: a run with a finite loss is needed, got {len(observations)}, all diverged")
+        raise BadInput(f"recommend: a run with a finite loss is needed, got {len(observations)}, all diverged")
     return min(finite, key=lambda o: o.loss)
 
 

@@ -12,6 +12,8 @@ from tuner.trial import Observation, Proposal
 
 @dataclass(frozen=True)
 class Transfer:
+    """The engine's two functions."""
+
     direct: bool = False
 
     def propose(

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from plotly.offline import get_plotlyjs
 
+from tuner.errors import BadInput
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
 from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels
 from tuner.report.words import bill, drift, number, prediction, text
@@ -37,16 +38,16 @@ def write(study: Study, path: str | Path) -> None:
     """Write the page about a study, whole or not at all.
 
     Raises:
-        ValueError: the path cannot be written; what was there is left as it was.
+        BadInput: the path cannot be written; what was there is left as it was.
     """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise ValueError(f"report: the output must be a file, got {str(path)!r}; name an .html file")
+            raise BadInput(f"report: the output must be a file, got {str(path)!r}; name an .html file")
         with _replacing(path) as file:
             file.write(page(study))
     except OSError as error:
-        raise ValueError(f"report: {str(path)!r} cannot be written: {error.strerror}; choose another path") from None
+        raise BadInput(f"report: {str(path)!r} cannot be written: {error.strerror}; choose another path") from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.record import RUNNING
 from tuner.report.words import bill, drift, number, prediction
@@ -27,8 +28,9 @@ EVERY = 5.0  # seconds between plain lines, off a terminal
 @contextmanager
 def progress(budget: float) -> Iterator[Any]:
     """A callback for `Study.optimize`: a live bar on a terminal, plain lines on standard error elsewhere."""
+    state = _State()
     if not console.is_terminal:
-        yield _Lines(budget)
+        yield _Lines(budget, state)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[spent]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -36,28 +38,37 @@ def progress(budget: float) -> Iterator[Any]:
 
         def show(study: Study) -> None:
             spent = study.spent() / study.target_cost
-            bar.update(task, completed=spent, description=_state(study), spent=f"{spent:.3f} of {budget:g} target runs")
+            bar.update(task, completed=spent, description=state(study), spent=f"{spent:.3f} of {budget:g} target runs")
 
         yield show
 
 
 class _Lines:
-    def __init__(self, budget: float) -> None:
-        self.budget, self.last = budget, 0.0
+    def __init__(self, budget: float, state: _State) -> None:
+        self.budget, self.state, self.last = budget, state, 0.0
 
     def __call__(self, study: Study) -> None:
         if time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             spent = study.spent() / study.target_cost
-            print(f"{_state(study)}, {spent:.3f} of {self.budget:g} target runs", file=sys.stderr, flush=True)
+            print(f"{self.state(study)}, {spent:.3f} of {self.budget:g} target runs", file=sys.stderr, flush=True)
 
 
-def _state(study: Study) -> str:
-    entries = [e for e in study.entries if e.purpose == "search"]
-    running = sum(e.state == RUNNING for e in entries)
-    losses = [e.loss for e in entries if e.loss is not None]
-    best = f", best loss so far {number(min(losses))}" if losses else ""
-    return f"{len(entries) - running} trials done, {running} running{best}"
+class _State:
+    """Trials done and running, and the predicted loss; that is computed anew when the record has grown by a tenth."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.predicted: float | None = None
+
+    def __call__(self, study: Study) -> str:
+        entries = [e for e in study.entries if e.purpose == "search"]
+        running = sum(e.state == RUNNING for e in entries)
+        finished = len(entries) - running
+        if finished > 1.1 * self.seen:
+            self.seen, self.predicted = finished, outlook(study.problem, study.observations, seed=study.seed)
+        known = "" if self.predicted is None else f", predicted loss {number(self.predicted)}"
+        return f"{finished} trials done, {running} running{known}"
 
 
 def answer(study: Study, rec: Recommendation) -> Table:
