@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import objectives
+from objectives import mlp, training, transformer
 from objectives.mlp import DigitsMLP, TeacherMLP
 from objectives.ridge import RandomFeatures
 from objectives.stacked import initialise
@@ -108,6 +109,16 @@ def test_no_trials_train_to_no_results(objective):
 
 
 # ---------------------------------------------------------------- objectives that train
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+@every_trained
+def test_an_accelerator_and_the_processor_train_the_same_network(objective, monkeypatch):
+    precise = dataclasses.replace(objective, dtype="float64")
+    there = precise(point(precise), SMALL, 0)
+    for module in (mlp, training, transformer):
+        monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
+    assert precise(point(precise), SMALL, 0).loss == pytest.approx(there.loss, rel=1e-6)
 
 
 @every_trained

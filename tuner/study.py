@@ -247,7 +247,8 @@ class Study:
 
         Args:
             objective: `(params, scale, seed) -> float | Result`; None: the one the study was created with.
-            budget: of the whole search, in target runs; what an earlier call spent counts.
+            budget: of the whole search, in target runs; what an earlier call spent counts. Runs are planned to fit
+                it; one that reports a higher cost than planned may still exceed it.
             workers: processes; 0: run in this one.
             tolerance: stop when the expected regret, relative to the loss, is below it.
             progress: called after each change of the record.
