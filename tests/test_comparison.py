@@ -27,7 +27,7 @@ def compared(tmp_path_factory):
     path.write_text(FILE)
     said = []
     names = ["transfer", "random", "copy"]
-    told = compare_live(read(path), names, range(2), budget=0.2, direct=3, workers=2, said=said.append)
+    told = compare_live(read(path), names, range(2), budget=0.2, direct=3, answers=3, workers=2, said=said.append)
     assert [p.name for p in path.parent.iterdir()] == ["study.toml"]  # no record is made
     return told, said
 

@@ -153,11 +153,25 @@ def report(study: str, output: str) -> None:
 @click.option("--seeds", default="0:1", show_default=True, help="A:B, half-open.")
 @click.option("--budget", type=float, help="Of a search from below, in target runs; default: the study file's.")
 @click.option("--direct", default=16, show_default=True, type=click.IntRange(1), help="Runs of direct tuning.")
+@click.option(
+    "--answers",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Scored along a search: at its end, half, ...",
+)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a core.")
 @as_json
 @_command
 def compare(
-    study: str, methods: str, seeds: str, budget: float | None, direct: int, workers: int | None, as_json: bool
+    study: str,
+    methods: str,
+    seeds: str,
+    budget: float | None,
+    direct: int,
+    answers: int,
+    workers: int | None,
+    as_json: bool,
 ) -> None:
     """Cost against regret, methods side by side, each charged for every run it makes."""
     from tuner.comparison import compare_live
@@ -169,7 +183,14 @@ def compare(
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
     compared = compare_live(
-        file, methods.split(","), _seeds(seeds), budget, direct, workers, lambda line: click.echo(line, err=True)
+        file,
+        methods.split(","),
+        _seeds(seeds),
+        budget,
+        direct,
+        answers,
+        workers,
+        lambda line: click.echo(line, err=True),
     )
     console.print(comparison(compared))
     if as_json:

@@ -32,7 +32,6 @@ from tuner.trial import Result, Trial
 
 FRESH = 5  # seeds of a score
 FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
-STEPS = 3  # answers scored along a search: at a quarter, half and all of its budget; of a copy, the last alone
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ def compare_live(
     seeds: Sequence[int],
     budget: float,
     direct: int,
+    answers: int,
     workers: int,
     said: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, Any]]:
@@ -68,11 +68,12 @@ def compare_live(
 
     Args:
         budget: target runs of a method that searches below the target. direct: target runs of one that does not.
+        answers: how many are scored along a search, at all of its budget, half of it, a quarter, ...; of a copy, one.
         said: called with a line after each finished search.
     """
     if file.objective.cost == "seconds":
         raise BadInput("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
-    jobs = [(file, name, seed, budget, direct) for name in _expanded(file, names) for seed in seeds]
+    jobs = [(file, name, seed, budget, direct, answers) for name in _expanded(file, names) for seed in seeds]
     searches: list[Search] = []
     with _processes(workers) as pool:
         for done in as_completed([pool.submit(_search, *job) for job in jobs]):
@@ -114,12 +115,12 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int) -> Search:
+def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int, answers: int) -> Search:
     """Spend a budget; runs in a process of its own, on a study in memory."""
     with open_study(file, in_memory=True, seed=seed) as study:
         study.method = _made(study.problem, name)
         limit = direct if study.method.direct else budget
-        marks = [] if " @ " in name else [limit / 2**k for k in reversed(range(STEPS))]
+        marks = [] if " @ " in name else [limit / 2**k for k in reversed(range(answers))]
         steps: list[Step] = []
 
         def look(study: Study) -> None:

@@ -16,8 +16,8 @@
 | theta   | everything above that is unknown, whitened: a priori independent N(0, 1)   | (m, p)     | prior      |
 | m       | members of the set: draws of theta around its maximum a posteriori         |            | fit        |
 
-Mean and kernel are GPyTorch modules: its exact inference is the oracle of their tests, and any GPyTorch or BoTorch model
-can take them.
+Mean and kernel are GPyTorch modules: its exact inference is the oracle of their tests, and any GPyTorch or BoTorch
+model can take them.
 
 Losses enter in units of their own spread (`Data.unit`), the cube gives lengths, the reach gives scale: all priors are
 pure numbers.
