@@ -158,7 +158,7 @@ BAD_FILES = {  # what of the study file is replaced; then law, value and remedy
         "cannot be opened: file is not a database; check the URL and its permissions",
     ),
     "no driver": (
-        ('name = "bowl"', 'name = "bowl"\nstorage = "oracle://host/db"'),
+        ('name = "bowl"', 'name = "bowl"\nstorage = "postgresql+pg8000://host/db"'),
         "install the database's driver, or use sqlite:///study.db",
     ),
     "preset": (

@@ -4,6 +4,7 @@ import math
 import os
 import socket
 import sqlite3
+from contextlib import closing
 
 import optuna
 import pytest
@@ -176,6 +177,29 @@ def test_closing_twice_does_not_take_the_next_holders_lock(record, url):
     second.close()
 
 
+@pytest.mark.parametrize("where", ["url", None])
+def test_a_closed_record_is_read_but_not_written(url, where):
+    record = Record(url if where else None, "study")
+    trial = start(record)
+    record.close()
+    for write in (lambda: start(record), lambda: record.finish(trial.number, Result(1.0), 1.0)):
+        with pytest.raises(ValueError, match=r"^record: the study is closed, it cannot be written; open it again$"):
+            write()
+    assert [entry.state for entry in record.entries()] == [RUNNING]
+
+
+def test_names_that_a_database_takes_for_one_are_one_name(record, url, tmp_path):
+    """MySQL does not tell upper case from lower; but the locks on two such names are two."""
+    record.close()
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
+        other.execute("DROP INDEX ix_studies_study_name")
+        other.execute("ALTER TABLE studies RENAME COLUMN study_name TO name")
+        other.execute("ALTER TABLE studies ADD COLUMN study_name TEXT COLLATE NOCASE")
+        other.execute("UPDATE studies SET study_name = name")
+    with pytest.raises(ValueError, match=r"^storage: 'Study' and 'study' are one name to this .*; write 'study'$"):
+        Record(url, "Study")
+
+
 # ---- what cannot be opened
 
 
@@ -198,11 +222,12 @@ def test_a_study_exists_by_name(record, url):
     [
         ("study.db", "must be a database URL, got 'study.db'; write sqlite:///study.db"),
         ("", "must be a database URL, got ''; write sqlite:///study.db"),
-        ("nodb://host/db", "cannot be opened: .*nodb; check the URL"),
-        ("oracle://host/db", "cannot be opened: No module named '[a-z_]*oracle[a-z_]*'; install the database's driver"),
+        ("postgresql+nodb://host/db", "cannot be opened: .*nodb; check the URL"),
+        ("postgresql+pg8000://host/db", "cannot be opened: No module named 'pg8000'; install the database's driver"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "cannot be opened: .*refused.*; check the URL"),
         ("sqlite:///notes.txt", "cannot be opened: file is not a database; check the URL"),
     ],
-    ids=lambda text: text[:8],
+    ids=lambda text: text[:15],
 )
 def test_a_storage_that_cannot_be_opened_is_one_line_and_no_litter(tmp_path, monkeypatch, ask, url, message):
     monkeypatch.chdir(tmp_path)
@@ -210,7 +235,13 @@ def test_a_storage_that_cannot_be_opened_is_one_line_and_no_litter(tmp_path, mon
     with pytest.raises(ValueError, match=f"^storage: .*{message}") as caught:
         ask(url)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_database_that_cannot_refuse_a_second_writer_is_refused():
+    with pytest.raises(ValueError, match=r"^storage: must be SQLite, .* got 'oracle'; change the URL$"):
+        Record("oracle://host/db", "study")
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -46,7 +46,7 @@ def create_study(
         objective: what trains, or an `ObjectiveSource` that names it; may bring space, cost and parametrization.
         cost: `(params, scale) -> cost`, raw hyperparameters; "seconds": measured, its power law learned from the
             trials; None or "flops": the objective's own.
-        storage: an Optuna URL (sqlite:///study.db); None: in memory.
+        storage: an Optuna URL of SQLite (sqlite:///study.db), PostgreSQL, MySQL or MariaDB; None: in memory.
         retries: attempts a failed or lost trial gets beyond the first.
         read_only: look at a study of the storage, also while another process runs it; nothing is written.
 

@@ -2,7 +2,7 @@
 
 A trial is created running, with its raw hyperparameters, scale and seed; its result is one attribute, and its state
 is written last. So finished means recorded: a coordinator killed at any moment leaves whole trials, or running ones
-that the next coordinator marks lost. The lock is a file beside a SQLite record; its holder is named in the record.
+that the next coordinator marks lost. Who holds the study's lock (tuner/lock.py) is named in the record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -29,11 +28,14 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
+from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from tuner.errors import BadInput
+from tuner.lock import Held, Lock, take
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Int, Params, SearchSpace
+from tuner.storage import shown, sqlite_path
 from tuner.trial import Failure, Result, Trial
 
 RUNNING, FINISHED, DIVERGED, FAILED, LOST = "running", "finished", "diverged", "failed", "lost"
@@ -70,28 +72,33 @@ class Record:
         read_only: a view of the record as it is now, without the lock: another process may be writing it.
 
     Raises:
-        ValueError: the storage cannot be opened, another coordinator holds the study, or a read-only record is written.
+        BadInput: the storage cannot be opened, another coordinator holds the study, or the record is written when it
+            is read-only, closed, or its lock was lost.
     """
 
     def __init__(self, url: str | None, name: str, read_only: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url, self.name, self.read_only = url, name, read_only
+        self._closed = False
         if read_only and not exists(str(url), name):
-            raise ValueError(f"record: {url!r} has no study {name!r}; make it with tuner run")
-        self._lock = None if read_only else _locked(url, name)
-        path = _sqlite_path(url)
+            raise BadInput(f"record: {shown(url)!r} has no study {name!r}; make it with tuner run")
+        self._lock = Lock() if read_only else _locked(url, name)
+        path = sqlite_path(url)
         new = path if path is not None and not path.exists() else None
         self._entries: list[Entry] | None = None
+        self._storage: BaseStorage = InMemoryStorage()
         try:
-            with _one_line(f"storage: {url!r} cannot be opened"):
-                self._storage: BaseStorage = InMemoryStorage() if url is None else _database(url)
+            with _one_line(f"storage: {shown(url)!r} cannot be opened"):
+                if url is not None:
+                    self._storage = _database(url)
                 self._id = _study_id(self._storage, name)
                 if not read_only:
                     self._storage.set_study_user_attr(self._id, "holder", f"{socket.gethostname()}:{os.getpid()}")
         except BaseException:
+            _disconnect(self._storage)
             if new is not None:
                 _remove(new)
-            self._unlock()
+            self._lock.release()
             raise
 
     @property
@@ -173,36 +180,31 @@ class Record:
 
     def _will_write(self) -> None:
         if self.read_only:
-            raise ValueError("record: opened for reading, it cannot be written; open the study without read_only")
+            raise BadInput("record: opened for reading, it cannot be written; open the study without read_only")
+        if self._closed:  # so it no longer has the lock
+            raise BadInput("record: the study is closed, it cannot be written; open it again")
+        self._lock.check()
         self._entries = None
 
     def close(self) -> None:
         """Release the storage and the lock."""
-        self._storage.remove_session()
-        if isinstance(self._storage, RDBStorage):
-            self._storage.engine.dispose()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        """Release the lock, its file removed first: who opened that file before finds it gone, and is refused."""
-        if self._lock is not None and self._lock.is_locked:
-            with suppress(OSError):
-                os.unlink(self._lock.lock_file)
-            self._lock.release()
+        self._closed = True
+        _disconnect(self._storage)
+        self._lock.release()
 
 
 def exists(url: str, name: str) -> bool:
-    """Whether a storage has a study of that name; asking a SQLite file writes nothing."""
-    path = _sqlite_path(url)
+    """Whether a storage has a study of that name; asking writes nothing, no tables in an empty database either."""
+    path = sqlite_path(url)
     if path is not None:
         return path.exists() and _in_file(path, name)
-    with _one_line(f"storage: {url!r} cannot be opened"):
-        storage = _database(url)
-        try:
-            return any(study.study_name == name for study in storage.get_all_studies())
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
+    asked = text("SELECT 1 FROM studies WHERE study_name = :name")
+    with (
+        _one_line(f"storage: {shown(url)!r} cannot be opened"),
+        create_engine(url, poolclass=NullPool).connect() as connection,
+    ):
+        made = inspect(connection).has_table("studies")
+        return made and connection.execute(asked, {"name": name}).first() is not None
 
 
 def _in_file(path: Path, name: str) -> bool:
@@ -213,7 +215,7 @@ def _in_file(path: Path, name: str) -> bool:
         return False
     except sqlite3.DatabaseError as error:
         law = f"storage: {str(path)!r} cannot be opened"
-        raise ValueError(f"{law}: {error}; check the URL and its permissions") from None
+        raise BadInput(f"{law}: {error}; check the URL and its permissions") from None
 
 
 def _entry(trial: FrozenTrial) -> Entry:
@@ -256,56 +258,51 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _sqlite_path(url: str | None) -> Path | None:
-    try:
-        parsed = make_url(url) if url is not None else None
-    except SQLAlchemyError:
-        raise ValueError(f"storage: must be a database URL, got {url!r}; write sqlite:///study.db") from None
-    if parsed is None or parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        return None
-    return Path(str(parsed.database))
-
-
-def _locked(url: str | None, name: str) -> FileLock | None:
-    """The lock of the SQLite file behind a URL, taken; None where there is no file."""
-    path = _sqlite_path(url)
-    if path is None:
-        return None
-    if not path.parent.is_dir():
-        raise ValueError(f"storage: the folder {str(path.parent)!r} does not exist; create it or change the URL")
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"storage: {url!r} is held by {_holder(str(url), name)}; wait for it or stop it") from None
-    except OSError as error:
-        raise ValueError(f"storage: {lock.lock_file!r} cannot be written: {error.strerror}; check the folder") from None
-    return lock
+def _locked(url: str | None, name: str) -> Lock:
+    """The study's lock, taken; or the refusal that names its holder."""
+    with _one_line(f"storage: {shown(url)!r} cannot be opened"):
+        try:
+            return take(url, name)
+        except Held:
+            holder = _holder(str(url), name)
+            raise BadInput(f"storage: {shown(url)!r} is held by {holder}; wait for it or stop it") from None
 
 
 def _holder(url: str, name: str) -> str:
     try:
-        storage = _database(url)
-        attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-        storage.engine.dispose()
+        storage = _database(url, skip_table_creation=True)  # the holder may be creating them right now
+        try:
+            attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+        finally:
+            _disconnect(storage)
         return f"process {attributes['holder']}"
-    except Exception:  # the holder may be creating it right now
+    except Exception:
         return "another process"
 
 
-def _database(url: str) -> RDBStorage:
-    storage = RDBStorage(url)
-    if _sqlite_path(url) is not None:
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+def _database(url: str, skip_table_creation: bool = False) -> RDBStorage:
+    if sqlite_path(url) is None:  # a server may have hung up during a long run: a connection is tried before its use
+        return RDBStorage(url, {"pool_pre_ping": True}, skip_table_creation=skip_table_creation)
+    storage = RDBStorage(url, skip_table_creation=skip_table_creation)
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     return storage
+
+
+def _disconnect(storage: BaseStorage) -> None:
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
 
 
 def _study_id(storage: BaseStorage, name: str) -> int:
     try:
-        return storage.get_study_id_from_name(name)
+        found = storage.get_study_id_from_name(name)
     except KeyError:
         return storage.create_new_study([StudyDirection.MINIMIZE], name)
+    if (known := storage.get_study_name_from_id(found)) != name:  # so another lock: MySQL does not tell A from a
+        raise BadInput(f"storage: {name!r} and {known!r} are one name to this database; write {known!r}")
+    return found
 
 
 @contextmanager
@@ -318,7 +315,7 @@ def _one_line(what: str) -> Iterator[None]:
         while first.__cause__ is not None:
             first = first.__cause__
         cause = str(first).strip().splitlines()[0]
-        raise ValueError(f"{what}: {cause}; {_remedy(cause, error)}") from error
+        raise BadInput(f"{what}: {cause}; {_remedy(cause, error)}") from error
 
 
 def _remedy(cause: str, error: Exception) -> str:
