@@ -13,7 +13,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class Record:
     ) -> Trial:
         """Write a trial as running; `cost` is what it will be charged if it never returns."""
         values = {**params, **scale}
-        distributions = {name: _distribution(space.get(name), value) for name, value in values.items()}
+        distributions = {name: _around(space.get(name), value) for name, value in values.items()}
         attributes = {
             "scale": dict(scale),
             "seed": seed,
@@ -236,16 +236,21 @@ def _entry(trial: FrozenTrial) -> Entry:
     )
 
 
-def _distribution(dimension: Dimension | None, value: Any) -> BaseDistribution:
-    """A distribution that holds the value: ranges move with scale and widen on resume, which Optuna allows."""
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """A dimension as Optuna names it."""
     if isinstance(dimension, Categorical):
         return CategoricalDistribution(dimension.choices)
+    kind = IntDistribution if isinstance(dimension, Int) else FloatDistribution
+    return kind(dimension.low, dimension.high, log=dimension.log)  # type: ignore[arg-type]
+
+
+def _around(dimension: Dimension | None, value: Any) -> BaseDistribution:
+    """A distribution that holds the value: ranges move with scale and widen on resume, which Optuna allows."""
     if dimension is None:  # an axis of scale
         return FloatDistribution(float(value), float(value), log=True)
-    low, high = min(dimension.low, value), max(dimension.high, value)
-    if isinstance(dimension, Int):
-        return IntDistribution(int(low), int(high), log=dimension.log)
-    return FloatDistribution(float(low), float(high), log=dimension.log)
+    if isinstance(dimension, Categorical):
+        return distribution(dimension)
+    return distribution(replace(dimension, low=min(dimension.low, value), high=max(dimension.high, value)))
 
 
 def _versions() -> dict[str, str]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from tuner.engine import Problem
 from tuner.errors import BadInput
+from tuner.record import distribution
 from tuner.scale import Scale
-from tuner.space import Categorical, Dimension, Int, Params
+from tuner.space import Params
 from tuner.trial import Observation, Proposal
 
 
@@ -47,7 +47,7 @@ class Direct:
         for _ in range(count):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                params = study.ask({name: _distribution(d) for name, d in problem.space.items()}).params
+                params = study.ask({name: distribution(d) for name, d in problem.space.items()}).params
             cost = problem.cost(params, scale)
             if cost > budget:
                 break
@@ -81,7 +81,7 @@ def _told(
     """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
     study = optuna.create_study(sampler=sampler)
-    distributions = {name: _distribution(d) for name, d in problem.space.items()}
+    distributions = {name: distribution(d) for name, d in problem.space.items()}
     worst = max((o.loss for o in observations if not o.diverged), default=1.0)
     for o in observations:
         value = o.loss if math.isfinite(o.loss) else worst
@@ -91,11 +91,3 @@ def _told(
             optuna.create_trial(params=dict(p.params), distributions=distributions, state=TrialState.RUNNING)
         )
     return study
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if isinstance(dimension, Categorical):
-        return CategoricalDistribution(dimension.choices)
-    kind = IntDistribution if isinstance(dimension, Int) else FloatDistribution
-    distribution: BaseDistribution = kind(dimension.low, dimension.high, log=dimension.log)  # type: ignore[arg-type]
-    return distribution
