@@ -45,7 +45,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "transfer-tuner"  # the same bytes from the same numbers
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for name, told in methods.items():
-        cost, loss = curve(told["seeds"], 0.0 if told["direct"] else 1.0)
+        cost, loss = curve(told["seeds"], told["verification"])
         (line,) = axes.plot(cost, loss[:, 1], marker="o", markersize=4, label=NAMES.get(name, told["variant"]))
         axes.fill_between(cost, loss[:, 0], loss[:, 2], alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set_xscale("log")

@@ -20,21 +20,20 @@ import torch
 import tuner
 from tuner import engine
 from tuner.parametrization import applied
+from tuner.problem import Problem
 from tuner.scale import Scale
 from tuner.trial import Observation
 
 WIDTHS = (32, 64, 128, 1024)
 
 
-def problem() -> engine.Problem:
+def problem() -> Problem:
     space = tuner.SearchSpace({name: tuner.Float(1e-3, 1.0, log=True) for name in ("lr", "weight_decay", "init_scale")})
     target, proxies = Scale(width=WIDTHS[-1]), tuple(Scale(width=w) for w in WIDTHS[:-1])
-    return engine.Problem(
-        space, target, proxies, proxies[0], applied("mup-adamw"), lambda p, s: s["width"] ** 2 / 2**20
-    )
+    return Problem(space, target, proxies, proxies[0], applied("mup-adamw"), lambda p, s: s["width"] ** 2 / 2**20)
 
 
-def record(asked: engine.Problem, count: int, seed: int) -> list[Observation]:
+def record(asked: Problem, count: int, seed: int) -> list[Observation]:
     """Runs of a smooth landscape whose optimum drifts, with noise and a cliff."""
     rng = np.random.default_rng(seed)
     runs = []
@@ -49,7 +48,7 @@ def record(asked: engine.Problem, count: int, seed: int) -> list[Observation]:
     return runs
 
 
-def ours(asked: engine.Problem, runs: list[Observation], seed: int, cold: bool) -> float:
+def ours(asked: Problem, runs: list[Observation], seed: int, cold: bool) -> float:
     engine._fit_of.cache_clear()
     engine._mode_of.cache_clear()
     if not cold:
@@ -59,7 +58,7 @@ def ours(asked: engine.Problem, runs: list[Observation], seed: int, cold: bool) 
     return time.perf_counter() - start
 
 
-def stock(asked: engine.Problem, runs: list[Observation]) -> float:
+def stock(asked: Problem, runs: list[Observation]) -> float:
     from botorch import fit_gpytorch_mll
     from botorch.acquisition import PosteriorMean
     from botorch.acquisition.cost_aware import InverseCostWeightedUtility

@@ -56,7 +56,7 @@ def test_a_copy_is_shown_at_the_proxy_that_favours_it(compared):
     told, said = compared
     assert told["copy"]["variant"] in ("copy @ width 64", "copy @ width 128")
     assert sum("copy @" in line for line in said) == 4
-    assert [told[name]["direct"] for name in ("transfer", "random", "copy")] == [False, True, False]
+    assert [told[name]["verification"] for name in ("transfer", "random", "copy")] == [1.0, 0.0, 1.0]
 
 
 def test_the_table_names_every_method_and_json_holds_all(compared):

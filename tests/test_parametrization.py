@@ -67,6 +67,24 @@ def test_params_count_for_width_squared_where_width_is_not_an_axis():
     assert raw(preset("mup-adamw"), {"lr": 0.02, "wd": 0.1}, scale, base) == {"lr": 0.005, "wd": 0.4}
 
 
+def test_params_and_depth_together_tell_the_width():
+    base = Scale(params=1e6, depth=2)
+    deeper, wider = Scale(params=4e6, depth=8), Scale(params=16e6, depth=2)  # the same width; 4x the width
+    assert preset("mup-adam").factor(SPACE, "lr", deeper, base) == 1.0
+    assert preset("mup-adam").factor(SPACE, "lr", wider, base) == 0.25
+    for axis in ("params", "depth"):
+        assert preset("mup-adam").belief(SPACE, "lr", axis, base)[0] == 0.0
+        assert applied("mup-adam").belief(SPACE, "lr", axis, base)[0] == 0.0
+    assert preset("sp-adamw").belief(SPACE, "lr", "depth", base)[0] == pytest.approx(-0.5 + 0.5 * 0.8)
+
+
+def test_exponents_of_params_that_a_person_gives_are_obeyed():
+    own = preset("mup-adam", {"lr": {"params": -1 / 3}})
+    assert own.factor(SPACE, "lr", Scale(params=8e6, depth=4), Scale(params=1e6, depth=2)) == pytest.approx(0.5)
+    beside = own.factor(SPACE, "lr", Scale(params=8e6, width=128), Scale(params=1e6, width=64))
+    assert beside == pytest.approx(0.5 * 0.5)
+
+
 def test_params_are_silent_where_width_is_an_axis():
     base, scale = Scale(width=64, params=1e6), Scale(width=256, params=99e6)
     assert raw(preset("mup-adam"), {"lr": 0.02}, scale, base) == {"lr": 0.005}

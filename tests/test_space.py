@@ -118,7 +118,12 @@ def test_length_is_in_nats():
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_a_point_of_the_cube_decoded_is_a_fixed_point(u):
     space = SearchSpace(
-        {"lr": Float(1e-4, 1e-1, log=True), "momentum": Float(0, 0.99), "depth": Int(1, 8), "act": Categorical("xyz")}
+        {
+            "lr": Float(1e-4, 1e-1, log=True),
+            "momentum": Float(0, 0.99),
+            "depth": Int(1, 8),
+            "act": Categorical(["x", "y", "z"]),
+        }
     )
     params = space.decode(u)
     space.check(params)
@@ -163,7 +168,7 @@ def test_a_bad_range_is_refused_with_law_value_and_remedy(make, law, value, reme
     ],
 )
 def test_params_that_are_not_of_the_space_are_refused_by_name(params, message):
-    space = SearchSpace({"lr": Float(1e-4, 1e-1, log=True), "depth": Int(1, 8), "act": Categorical("xyz")})
+    space = SearchSpace({"lr": Float(1e-4, 1e-1, log=True), "depth": Int(1, 8), "act": Categorical(["x", "y", "z"])})
     with pytest.raises(ValueError, match=re.escape(message)):
         space.encode(params)
 

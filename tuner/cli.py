@@ -55,7 +55,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             _say(str(error))
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
-            click.echo(f"interrupted; finished trials are recorded. To go on: {_again()}", err=True)
+            recorded = "; finished trials are recorded. To go on: " + _again() if function.__name__ == "run" else ""
+            click.echo(f"interrupted{recorded}", err=True)
             sys.exit(INTERRUPTED)
 
     return run
@@ -82,6 +83,8 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
     file = read(study)
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
+    with open_study(file, in_memory=True) as asked:  # so that a budget too small leaves no record
+        asked.check_budget(budget)
     with open_study(file) as opened:
         with progress(budget) as shown:
             stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)

@@ -11,6 +11,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,40 +19,49 @@ from typing import Any
 
 import numpy as np
 
-from tuner.engine import Problem
 from tuner.errors import BadInput
-from tuner.execution import WorkerPool, settle_in
-from tuner.methods import Method, method
+from tuner.execution import WorkerPool, settle_in, start_server
+from tuner.methods import Answer, Method, method
 from tuner.opening import open_study
 from tuner.record import DIVERGED, FINISHED, RUNNING
 from tuner.scale import Scale
 from tuner.space import Params
 from tuner.study import Study
 from tuner.studyfile import StudyFile
-from tuner.trial import Result, Trial
+from tuner.trial import Failure, Result, Trial
 
 FRESH = 5  # seeds of a score
-FRESH_FROM = 1_000_000_007  # where they start: far from the hashes that seed a search
+FRESH_FROM = 2**31  # where they start: the seeds of trials are below
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a method would answer after `trials` runs that cost `target_runs`; None while every run diverged."""
+    """What a method would answer after `trials` runs; None while none has a finite loss."""
 
     trials: int
-    target_runs: float
-    params: Params | None
+    answer: Answer | None
 
 
 @dataclass(frozen=True)
 class Search:
-    """One method, one seed: the cost in target runs after each finished trial, and the answers along the way."""
+    """One method, one seed: the cost in target runs after each finished trial, and the answers along the way.
+
+    Args:
+        proxy: that is copied from; None of other methods.
+        error: what ended it before its budget did.
+    """
 
     name: str
+    proxy: Scale | None
     seed: int
     spent: tuple[float, ...]
     steps: tuple[Step, ...]
     seconds_per_proposal: float
+    error: str | None
+
+    @property
+    def variant(self) -> str:
+        return self.name if self.proxy is None else f"{self.name} @ {self.proxy}"
 
 
 def compare_live(
@@ -70,57 +80,67 @@ def compare_live(
         budget: target runs of a method that searches below the target. direct: target runs of one that does not.
         answers: how many are scored along a search, at all of its budget, half of it, a quarter, ...; of a copy, one.
         said: called with a line after each finished search.
+
+    Raises:
+        BadInput: an unknown method, a cost that is only known after a run, or a search whose process died.
     """
     if file.objective.cost == "seconds":
         raise BadInput("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
-    jobs = [(file, name, seed, budget, direct, answers) for name in _expanded(file, names) for seed in seeds]
+    names = list(dict.fromkeys(names))
+    jobs = [
+        (file, name, proxy, seed, budget, direct, answers) for name, proxy in _variants(file, names) for seed in seeds
+    ]
     searches: list[Search] = []
     with _processes(workers) as pool:
         for done in as_completed([pool.submit(_search, *job) for job in jobs]):
             search = done.result()
             searches.append(search)
-            said(f"{search.name}, seed {search.seed}: {len(search.spent)} trials, {search.spent[-1]:.3f} target runs")
+            spent = search.spent[-1] if search.spent else 0.0
+            broke = f"; {search.error}" if search.error else ""
+            said(f"{search.variant}, seed {search.seed}: {len(search.spent)} trials, {spent:.3f} target runs{broke}")
     searches.sort(key=lambda search: search.seed)
     scores = _scores(file, searches, workers, said)
     return _favoured(_told(searches, scores), names)
 
 
-def _expanded(file: StudyFile, names: Sequence[str]) -> list[str]:
-    """A copy becomes one search a proxy, "copy @ width 64"; the best of them is kept in the end."""
-    proxies = file.scale.proxy_scales()
+def _variants(file: StudyFile, names: Sequence[str]) -> Iterator[tuple[str, Scale | None]]:
+    """A copy is searched at every proxy; the best of them is kept in the end."""
     for name in names:
-        method(name, **({"scale": proxies[0]} if name.startswith("copy") else {}))  # a wrong name is refused here
-    return [
-        full for name in names for full in ([f"{name} @ {p}" for p in proxies] if name.startswith("copy") else [name])
-    ]
+        copies = name.startswith("copy")
+        proxies: list[Scale | None] = [*file.scale.proxy_scales()] if copies else [None]
+        _made(name, proxies[0])  # a wrong name is refused here
+        yield from ((name, proxy) for proxy in proxies)
 
 
-def _made(problem: Problem, full: str) -> Method:
-    name, _, where = full.partition(" @ ")
-    if not where:
-        return method(name)
-    return method(name, scale=next(p for p in problem.proxies if str(p) == where))
+def _made(name: str, proxy: Scale | None) -> Method:
+    return method(name) if proxy is None else method(name, scale=proxy)
 
 
 @contextmanager
 def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that an exception (Ctrl-C too) ends at once, whatever they do."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), initializer=settle_in) as pool:
+    start_server()
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, initializer=settle_in) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise BadInput("compare: a search's process died, often for want of memory; lower --workers") from None
             raise
 
 
-def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int, answers: int) -> Search:
+def _search(
+    file: StudyFile, name: str, proxy: Scale | None, seed: int, budget: float, direct: int, answers: int
+) -> Search:
     """Spend a budget; runs in a process of its own, on a study in memory."""
     with open_study(file, in_memory=True, seed=seed) as study:
-        study.method = _made(study.problem, name)
+        study.method = _made(name, proxy)
         limit = direct if study.method.direct else budget
-        marks = [] if " @ " in name else [limit / 2**k for k in reversed(range(answers))]
+        marks = [limit / 2**k for k in reversed(range(answers if proxy is None else 1))]
         steps: list[Step] = []
 
         def look(study: Study) -> None:
@@ -128,21 +148,25 @@ def _search(file: StudyFile, name: str, seed: int, budget: float, direct: int, a
             if any(e.state == RUNNING for e in study.entries) or not marks or spent < marks[0] * (1 - 1e-9):
                 return
             marks[:] = [mark for mark in marks if mark > spent]
-            steps.append(_step(study, spent))
+            steps.append(_step(study))
 
-        study.optimize(None, limit, progress=look)
+        error = None
+        try:
+            study.optimize(None, limit, progress=look)
+        except BadInput as refusal:  # its trials break: what it has found till then is its answer
+            error = str(refusal)
         spent = accumulate(e.cost / study.target_cost for e in study.entries)
         finished = [s for s, e in zip(spent, study.entries, strict=True) if e.state in (FINISHED, DIVERGED)]
         if not steps or steps[-1].trials < len(finished):
-            steps.append(_step(study, finished[-1]))
-    return Search(name, seed, tuple(finished), tuple(steps), statistics.median(study.thought))
+            steps.append(_step(study))
+        thought = statistics.median(study.thought) if study.thought else math.nan
+    return Search(name, proxy, seed, tuple(finished), tuple(steps), thought, error)
 
 
-def _step(study: Study, spent: float) -> Step:
+def _step(study: Study) -> Step:
     seen = study.observations
-    if all(o.diverged for o in seen):
-        return Step(len(seen), spent, None)
-    return Step(len(seen), spent, study.method.recommend(study.problem, seen, seed=study.seed))
+    known = any(not o.diverged for o in seen)
+    return Step(len(seen), study.method.recommend(study.problem, seen, seed=study.seed) if known else None)
 
 
 # Scoring
@@ -156,20 +180,22 @@ def _scores(
     file: StudyFile, searches: Sequence[Search], workers: int, said: Callable[[str], None]
 ) -> dict[tuple[tuple[str, Any], ...], list[float]]:
     """Losses at the target on the fresh seeds, of every distinct answer."""
-    answers = {_key(s.params): s.params for search in searches for s in search.steps if s.params is not None}
+    answers = {_key(s.answer.params): s.answer.params for search in searches for s in search.steps if s.answer}
     said(f"scoring {len(answers)} answers on {FRESH} fresh seeds at the target")
     with open_study(file, in_memory=True) as study:
         assert study.source is not None
         source, target = study.source, study.problem.target
     with WorkerPool(source, workers) as pool:
         running = {key: pool.submit(_fresh(params, target)) for key, params in answers.items()}
-        return {key: [_loss(outcome) for outcome in future.result()] for key, future in running.items()}
+        return {key: [_loss(outcome, said) for outcome in future.result()] for key, future in running.items()}
 
 
-def _loss(outcome: Any) -> float:
-    if not isinstance(outcome, Result):
-        raise BadInput(f"compare: a run of the scoring broke: {outcome.error.splitlines()[0]}; mend the objective")
-    return math.inf if outcome.diverged else float(outcome.loss)
+def _loss(outcome: Result | Failure, said: Callable[[str], None]) -> float:
+    """Infinite where the run diverged or broke."""
+    if isinstance(outcome, Failure):
+        said(f"a run of the scoring broke: {outcome.error.splitlines()[0]}")
+        return math.inf
+    return math.inf if outcome.diverged else outcome.loss
 
 
 def _fresh(params: Params, target: Scale) -> list[Trial]:
@@ -187,17 +213,26 @@ def _told(
     best = min(filter(math.isfinite, means.values()), default=None)
     told: dict[str, list[dict[str, Any]]] = {}
     for search in searches:
-        steps = {s.trials: _regret(None if s.params is None else means[_key(s.params)], best) for s in search.steps}
+        steps = {s.trials: _regret(means[_key(s.answer.params)] if s.answer else None, best) for s in search.steps}
         trace, regret = [], _regret(None, best)
         for trials, spent in enumerate(search.spent, 1):
             regret = steps.get(trials, regret)
             trace.append({"target_runs": spent, "trials": trials, **regret})
-        last = search.steps[-1].params
-        fresh = None if last is None else [x if math.isfinite(x) else None for x in scores[_key(last)]]
-        entry = {"seed": search.seed, "trace": trace, "recommendation": last, "fresh_losses": fresh}
-        unknown = {"interval": None, "covered": None, "seconds_per_proposal": search.seconds_per_proposal}
-        answers = [trace[trials - 1] for trials in steps]
-        told.setdefault(search.name, []).append({**entry, **unknown, "answers": answers})
+        last = search.steps[-1].answer
+        fresh = None if last is None else [_finite(loss) for loss in scores[_key(last.params)]]
+        told.setdefault(search.variant, []).append(
+            {
+                "seed": search.seed,
+                "trace": trace,
+                "recommendation": last and dict(last.params),
+                "interval": last and last.interval and {name: list(ends) for name, ends in last.interval.items()},
+                "covered": None,  # nobody knows the optimum
+                "seconds_per_proposal": _finite(search.seconds_per_proposal),
+                "fresh_losses": fresh,
+                "answers": [trace[trials - 1] for trials in steps if trials],
+                "error": search.error,
+            }
+        )
     return told
 
 
@@ -219,7 +254,10 @@ def _regret(loss: float | None, best: float | None) -> dict[str, float | None]:
 
 
 def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Methods with their summary; of a copy's proxies the one whose final median regret is least."""
+    """Methods with their summary; of a copy's proxies the one whose final median regret is least.
+
+    "verification": target runs to add to the cost of a search that does not end with a run at the target.
+    """
     methods: dict[str, dict[str, Any]] = {}
     for name in names:
         variants = [full for full in told if full.partition(" @ ")[0] == name]
@@ -227,13 +265,18 @@ def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) ->
         final = {"median": _finite(_quantile(told[full], 0.5)), "p90": _finite(_quantile(told[full], 0.9))}
         summary = {"relative_regret": final, "smooth_relative_regret": {"median": None, "p90": None}, "coverage": {}}
         direct = " @ " not in full and method(name).direct
-        methods[name] = {"variant": full, "direct": direct, "seeds": told[full], "summary": summary}
+        methods[name] = {
+            "variant": full,
+            "verification": 0.0 if direct else 1.0,
+            "seeds": told[full],
+            "summary": summary,
+        }
     return methods
 
 
 def _quantile(entries: Sequence[dict[str, Any]], level: float) -> float:
     """Over seeds, of the final relative regret; a diverged answer counts as infinite."""
-    last = [entry["trace"][-1]["relative_regret"] for entry in entries]
+    last = [entry["trace"][-1]["relative_regret"] if entry["trace"] else None for entry in entries]
     return float(np.quantile([math.inf if r is None else r for r in last], level, method="inverted_cdf"))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, wraps
+from dataclasses import dataclass
+from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
-from tuner.parametrization import Parametrization
+from tuner.problem import Problem
 from tuner.scale import Scale
-from tuner.space import Categorical, Float, Params, SearchSpace, Value
+from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.optimum import Moments, Points
@@ -35,6 +35,7 @@ R = TypeVar("R")
 
 LEVEL = 0.9  # of every interval
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+SLACK = 1 + 1e-9  # of a budget: three runs of 0.1 fit 0.3
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
 RUNS = 384  # candidate runs over all proxies
@@ -42,77 +43,6 @@ LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is asked.
-
-    Args:
-        space: hyperparameters, ranges in base coordinates.
-        target: the scale the answer is for.
-        proxies: the scales that may be run.
-        base: where base and raw coordinates agree.
-        parametrization: exponents and drift prior.
-        cost: of a run, from base hyperparameters and a scale; in the study's unit.
-    """
-
-    space: SearchSpace
-    target: Scale
-    proxies: tuple[Scale, ...]
-    base: Scale
-    parametrization: Parametrization
-    cost: Callable[[Params, Scale], float] = field(compare=False)
-
-    def __post_init__(self) -> None:
-        for scale in (*self.proxies, self.base):
-            if set(scale) != set(self.target):
-                raise BadInput(
-                    f"scale: all scales must name the same axes, got {sorted(scale)} and {sorted(self.target)}; "
-                    "name all"
-                )
-        if not self.proxies:
-            raise BadInput("scale: at least one proxy is needed, got none; add a smaller scale")
-
-    @cached_property
-    def axes(self) -> tuple[str, ...]:
-        """The axes along which some proxy differs from the target."""
-        return tuple(a for a in self.target if any(p[a] != self.target[a] for p in self.proxies))
-
-    @cached_property
-    def frame(self) -> Frame:
-        beliefs = [
-            [self.parametrization.belief(self.space, name, axis, self.target) for axis in self.axes]
-            for name in self.space
-        ]
-        table = torch.tensor(beliefs, dtype=DTYPE).reshape(len(self.space), len(self.axes), 2)
-        nats = torch.tensor([self.nats(name) for name in self.space], dtype=DTYPE)[:, None]
-        numeric = torch.tensor([not isinstance(d, Categorical) for d in self.space.values()])
-        reach = [max((math.log(p[a] / self.target[a]) for p in self.proxies), key=abs) for a in self.axes]
-        return Frame(numeric, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats)
-
-    def nats(self, name: str) -> float:
-        """Length of a hyperparameter's coordinate in nats; 1 for a category, which has none."""
-        dimension = self.space[name]
-        return 1.0 if isinstance(dimension, Categorical) else dimension.nats
-
-    def inputs(self, points: Array, scale: Scale) -> Tensor:
-        """Cube points (c, d) at one scale -> X (c, d + a)."""
-        logs = [math.log(scale[a] / self.target[a]) for a in self.axes]
-        return torch.cat([torch.from_numpy(points), torch.tensor(logs, dtype=DTYPE).expand(len(points), -1)], 1)
-
-    def located(self, runs: Sequence[Observation] | Sequence[Proposal]) -> Tensor:
-        """Runs -> X (n, d + a)."""
-        rows = [self.inputs(self.space.encode(run.params)[None], run.scale) for run in runs]
-        return torch.cat(rows) if rows else torch.zeros(0, len(self.space) + len(self.axes), dtype=DTYPE)
-
-    def snapped(self, points: Array) -> Array:
-        """The cube points that integers and categories can take, (c, d)."""
-        columns = [
-            points[:, j] if isinstance(d, Float) else np.array([d.encode(d.decode(float(u))) for u in points[:, j]])
-            for j, d in enumerate(self.space.values())
-        ]
-        return np.clip(np.stack(columns, 1), 0.0, 1.0)
 
 
 def _one_thread(function: Callable[P, R]) -> Callable[P, R]:
@@ -149,7 +79,7 @@ def propose(
     Returns:
         Between 0 and `count` proposals; none when no proxy fits the budget.
     """
-    number = len(observations) + len(pending)
+    number, budget = len(observations) + len(pending), SLACK * budget
     if number < _first_runs(problem) or not any(not o.diverged for o in observations):
         return _design(problem, number, seed, budget, count)
     fitted = _fitted(problem, observations, seed)
@@ -322,7 +252,8 @@ def _drift(
         if isinstance(dimension, Categorical) or (not dimension.log and dimension.low <= 0):
             continue  # no logarithm to speak of
         low_end, high_end = (np.log([float(dimension.decode(u)) for u in optima[k][:, j]]) for k in (0, 1))
-        slope = problem.parametrization.exponent(problem.space, name, axis) + (high_end - low_end) / nats
+        gamma = problem.parametrization.exponent(problem.space, name, axis, problem.target)
+        slope = gamma + (high_end - low_end) / nats
         low, high = np.quantile(slope, TAILS)
         drift[name] = (float(slope.mean()), float(low), float(high))
     return drift
@@ -421,7 +352,7 @@ def _power_of_two(count: int) -> int:
 
 @_one_thread
 def outlook(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> float | None:
-    """About the loss that `recommend` would predict, in a tenth of its time; None before the first fit."""
+    """About the loss that `recommend` would predict, from a coarser look; None before the first fit."""
     if len(observations) < _first_runs(problem) or all(o.diverged for o in observations):
         return None
     fitted, generator = _fitted(problem, observations, seed), _generator(seed, len(observations))

@@ -83,11 +83,12 @@ def _checked(returned: Any, seconds: float) -> Outcome:
     if not _number(result.loss):
         kind = type(result.loss).__name__
         return Failure(f"an objective returns its loss as a float or Result, got a {kind}; return float(loss)", seconds)
-    if result.cost is not None and not (_number(result.cost) and math.isfinite(result.cost) and result.cost > 0):
-        law = "Result.cost must be a finite number above zero"
-        return Failure(f"{law}, got {result.cost!r}; correct it or leave it None", seconds)
+    for name, value in (("cost", result.cost), ("seconds", result.seconds)):
+        if value is not None and not (_number(value) and math.isfinite(value) and value > 0):
+            law = f"Result.{name} must be a finite number above zero"
+            return Failure(f"{law}, got {value!r}; correct it or leave it None", seconds)
     cost = None if result.cost is None else float(result.cost)
-    return Result(float(result.loss), cost, seconds if result.seconds is None else result.seconds)
+    return Result(float(result.loss), cost, seconds if result.seconds is None else float(result.seconds))
 
 
 def _number(value: object) -> bool:
@@ -140,7 +141,7 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         try:
-            _start_server()
+            start_server()
             self._workers[-1].start()
         except BaseException:
             self._workers[-1].kill()
@@ -273,7 +274,7 @@ def _pickled(objective: ObjectiveSource | Objective) -> bytes:
         ) from error
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """The process that workers are forked from, holding what they inherit: torch, one thread a library, no Ctrl-C."""
     from multiprocessing import forkserver, resource_tracker  # not on Windows, where `Serial` works
 

@@ -39,6 +39,6 @@ class Ledger:
         """The `--json` contract's "ledger"; stopped: why the search did."""
         return {
             "search": {"cost": self.search, "target_runs": self.search / self.target_run},
-            "verification": {"cost": self.verification, "loss": self.loss} if self.verified else None,
+            "verification": {"cost": self.verification, "loss": self.loss} if self.verification else None,
             "stopped": stopped,
         }

@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
-from tuner.engine import Problem
 from tuner.errors import BadInput
-from tuner.objective import ObjectiveSource
+from tuner.objective import ObjectiveSource, one_line
 from tuner.parametrization import Parametrization, applied, preset
+from tuner.problem import Problem, check_axes
 from tuner.record import Record
 from tuner.scale import Scale
 from tuner.space import Dimension, Params, SearchSpace, suggestion
@@ -55,16 +57,15 @@ def create_study(
     """
     source = objective if isinstance(objective, ObjectiveSource) else None
     given, objective = objective, source.load() if source else objective
+    _check_settings(name, seed, retries)
     space = SearchSpace(space if space is not None else _own(objective, "space"))
     cost = _cost(objective, cost)
     rule = _rule(objective, parametrization, exponents)
     _check_names(space, objective)
-    _check_axes(space, target, [*proxies, *([base] if base else [])])
+    _check_axes(space, target, proxies, base)
     _check_exponents(space, target, exponents or {})
     size = _size(cost, space.middle)
     proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
-    if not proxies:
-        raise BadInput("scale: at least one proxy is needed, got none; add a smaller scale")
     _check_costs(size, target, proxies)
     spec: dict[str, Any] = {
         "space": {n: {"type": type(d).__name__, **asdict(d)} for n, d in space.items()},
@@ -76,14 +77,12 @@ def create_study(
         "cost": "seconds" if cost == "seconds" else "function",
         "seed": seed,
     }
-    spec = json.loads(json.dumps(spec))
+    spec = _plain(spec)
     record = Record(storage, name, read_only)
     try:
         _agree(record, spec)
-        study: list[Study] = []
-        problem = Problem(space, target, proxies, base or proxies[0], rule, lambda p, s: study[0].cost(p, s))
-        study.append(Study(record, problem, cost, seed, given, retries))
-        return study[0]
+        asked = partial(Problem, space, target, proxies, base or proxies[0], rule)
+        return Study(record, asked, cost, seed, given, retries)
     except BaseException:
         record.close()
         raise
@@ -117,6 +116,25 @@ def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = Fa
     )
 
 
+def _plain(spec: dict[str, Any]) -> dict[str, Any]:
+    """As the record gives it back."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(spec))
+    except TypeError as error:
+        raise BadInput(
+            f"study: what it is made of must be plain data ({error}); correct the objective's args"
+        ) from None
+    return plain
+
+
+def _check_settings(name: str, seed: int, retries: int) -> None:
+    if not (isinstance(name, str) and name):
+        raise BadInput(f"study: name must be a text, got {name!r}; give it one")
+    for what, value in (("seed", seed), ("retries", retries)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise BadInput(f"study: {what} must be a whole number, at least 0, got {value!r}; correct it")
+
+
 def _own(objective: Any, attribute: str) -> Any:
     if not hasattr(objective, attribute):
         what = "the objective has none" if objective is not None else "there is no objective"
@@ -137,6 +155,8 @@ def _cost(objective: Any, cost: Cost | Literal["flops"] | None) -> Cost:
 def _rule(objective: Any, name: str | None, exponents: Mapping[str, Mapping[str, float]] | None) -> Parametrization:
     """The study's parametrization: applied by the objective, or by the tuner; never by both."""
     declared = getattr(objective, "parametrization", None)
+    if not (declared is None or isinstance(declared, str)):
+        raise BadInput(f"parametrization: an objective names a preset, got {declared!r}; correct its attribute")
     if declared is None:
         return preset(name or "none", exponents)
     if (name is not None and name != declared) or exponents:
@@ -161,20 +181,32 @@ def _check_names(space: SearchSpace, objective: Any) -> None:
 
 def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
     """Cost of a scale before any run; without a cost function, the product of its axes."""
-    return (lambda s: cost(params, s)) if callable(cost) else (lambda s: math.prod(s.values()))
+
+    def size(scale: Scale) -> float:
+        if not callable(cost):
+            return math.prod(scale.values())
+        try:
+            found = cost(params, scale)
+        except Exception as error:
+            raise BadInput(f"cost: at {scale} it broke ({one_line(error)}); correct the scale or the cost") from error
+        if isinstance(found, bool) or not isinstance(found, Real) or not (math.isfinite(found) and found > 0):
+            raise BadInput(f"cost: must be a finite number above zero, got {found!r} at {scale}; correct it")
+        return float(found)
+
+    return size
 
 
-def _check_axes(space: SearchSpace, target: Scale, others: Sequence[Scale]) -> None:
+def _check_axes(space: SearchSpace, target: Scale, proxies: Sequence[Scale], base: Scale | None) -> None:
+    for scale in (target, *proxies, *([base] if base else [])):
+        if not isinstance(scale, Scale):
+            raise BadInput(f"scale: must be a Scale, got {scale!r}; write for example Scale(width=64)")
     if both := sorted(set(space) & set(target)):
         raise BadInput(
             f"space: {both[0]!r} is an axis of the target's scale too, and a run can have one value; leave it out of "
             "the space or of the scale"
         )
-    for scale in others:
-        if set(scale) != set(target):
-            raise BadInput(
-                f"scale: every scale must name the target's axes {sorted(target)}, got {sorted(scale)}; name all"
-            )
+    check_axes(target, proxies)
+    check_axes(target, [base or target])
 
 
 def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, Mapping[str, float]]) -> None:
@@ -182,7 +214,11 @@ def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, 
     for name, axes in exponents.items():
         if name not in known:
             raise BadInput(f"parametrization.exponents: no hyperparameter or role {name!r}; {suggestion(name, known)}")
-        for axis in axes:
+        for axis, gamma in axes.items():
+            if isinstance(gamma, bool) or not isinstance(gamma, Real) or not math.isfinite(gamma):
+                raise BadInput(
+                    f"parametrization.exponents.{name}.{axis}: must be a finite number, got {gamma!r}; correct it"
+                )
             if axis not in target:
                 raise BadInput(
                     f"parametrization.exponents.{name}: the scale has no axis {axis!r}; {suggestion(axis, target)}"
@@ -190,9 +226,6 @@ def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, 
 
 
 def _check_costs(size: Callable[[Scale], float], target: Scale, proxies: Sequence[Scale]) -> None:
-    for scale in (target, *proxies):
-        if not (math.isfinite(size(scale)) and size(scale) > 0):
-            raise BadInput(f"cost: must be a finite number above zero, got {size(scale)} at {scale}; correct it")
     dearest = max(proxies, key=size)
     if size(dearest) >= size(target):
         raise BadInput(

@@ -19,13 +19,15 @@ standard deviation.
 Batch and horizon: square-root rule for Adam (Malladi et al. 2022), linear for SGD (Goyal et al. 2017); weight decay by
 the timescale 1 / (lr * weight decay * steps) (Wang & Aitchison 2024; Power Lines 2025); the best batch grows about as
 the square root of the tokens (Step Law 2025: 0.57; Power Lines: 0.38). Published exponents of lr in tokens disagree in
-sign (+0.31 to -0.35), so that entry is loose. `params` speaks for width only where width is not an axis itself: square
-root at fixed depth. The standard deviations are judgements: reported optima under muP move by 0.2 per nat of width and
-more (mup issue 66; Megatron-LM pull request 3058).
+sign (+0.31 to -0.35), so that entry is loose. `params` speaks for width only where width is not an axis itself: as its
+square at a given depth. (Where depth grows with width and is no axis, width is the cube root: give the exponents of
+params yourself, a third of those of width.) The standard deviations are judgements: reported optima under muP move by
+0.2 per nat of width and more (mup issue 66; Megatron-LM pull request 3058).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -80,6 +82,13 @@ _MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
 }
 
 
+_PART_OF_WIDTH = {"params": 0.5, "depth": -0.5}  # d ln(width) / d ln(axis) where params = depth width^2
+
+
+def _derives_width(axes: Iterable[str]) -> bool:
+    return "params" in axes and "width" not in axes
+
+
 @dataclass(frozen=True)
 class Parametrization:
     """A table of exponents, and the theory of the raw optimum that its drift prior is read from.
@@ -94,25 +103,33 @@ class Parametrization:
     exponents: Table = field(default_factory=dict)
     theory: Theory = field(default_factory=dict)
 
-    def exponent(self, space: SearchSpace, name: str, axis: str) -> float:
-        """gamma of one hyperparameter along one axis; an entry under its own name goes before its role's."""
-        by_name = self.exponents.get(name, {})
-        return by_name.get(axis, self.exponents.get(space.role(name), {}).get(axis, 0.0))
+    def exponent(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> float:
+        """gamma of one hyperparameter along one axis, in a study whose scales have these axes.
+
+        Where width is no axis, params speak for it: params = depth width^2 makes width (params / depth)^(1/2), and its
+        exponent passes to both; unless params have an exponent of their own.
+        """
+        table = self._table(space, name)
+        through_width = 0.0 if "params" in table or not _derives_width(axes) else table.get("width", 0.0)
+        return table.get(axis, 0.0) + _PART_OF_WIDTH.get(axis, 0.0) * through_width
+
+    def _table(self, space: SearchSpace, name: str) -> Mapping[str, float]:
+        """Exponents by axis; an entry under its own name goes before its role's."""
+        return {**self.exponents.get(space.role(name), {}), **self.exponents.get(name, {})}
 
     def factor(self, space: SearchSpace, name: str, scale: Scale, base: Scale) -> float:
         """raw / base at a scale."""
-        product = 1.0
-        for axis, ratio in scale.ratio(base).items():
-            if not (axis == "params" and "width" in scale):
-                product *= ratio ** self.exponent(space, name, axis)
-        return product
+        return math.prod(r ** self.exponent(space, name, axis, scale) for axis, r in scale.ratio(base).items())
 
     def belief(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> Belief:
         """Prior of d ln(optimum) / d ln(axis) in base coordinates, in a study whose scales have these axes."""
         if axis == "params" and "width" in axes:
             return BESIDE_WIDTH
-        mean, sd = self.theory.get((space.role(name), axis), UNKNOWN)
-        return mean - self.exponent(space, name, axis), sd
+        role = space.role(name)
+        mean, sd = self.theory.get((role, axis), UNKNOWN)
+        if axis == "depth" and _derives_width(axes):  # at fixed params a deeper network is narrower
+            mean += _PART_OF_WIDTH["depth"] * self.theory.get((role, "width"), UNKNOWN)[0]
+        return mean - self.exponent(space, name, axis, axes), sd
 
     def to_raw(self, space: SearchSpace, params: Params, scale: Scale, base: Scale) -> dict[str, Value]:
         """Base values -> what the training function receives at a scale."""
@@ -135,12 +152,18 @@ class Parametrization:
 
 def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
     """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
-    claims = {(r, a): (exponents.get(r, {}).get(a, 0.0), sd) for (r, a), sd in _MUP_SD.items()}
+    claims = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
     return Parametrization(name, exponents, {**horizon, **claims})
 
 
-_LR: Table = {"lr": {"width": -1.0, "params": -0.5}}
-_LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0, "params": 0.5}}
+def _claimed(exponents: Table, role: str, axis: str) -> float:
+    """gamma along an axis while the others stand still; along params it is what width does to them."""
+    table = exponents.get(role, {})
+    return table.get(axis, _PART_OF_WIDTH["params"] * table.get("width", 0.0) if axis == "params" else 0.0)
+
+
+_LR: Table = {"lr": {"width": -1.0}}
+_LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0}}
 
 PRESETS: Mapping[str, Parametrization] = {
     "none": Parametrization("none"),
@@ -169,7 +192,5 @@ def preset(name: str, exponents: Table | None = None) -> Parametrization:
 def applied(name: str) -> Parametrization:
     """The preset of an objective that applies it per tensor itself: nothing left to multiply, its drift prior kept."""
     chosen = preset(name)
-    left = {
-        (r, a): (mean - chosen.exponents.get(r, {}).get(a, 0.0), sd) for (r, a), (mean, sd) in chosen.theory.items()
-    }
+    left = {(r, a): (mean - _claimed(chosen.exponents, r, a), sd) for (r, a), (mean, sd) in chosen.theory.items()}
     return replace(chosen, exponents={}, theory=left)

@@ -21,9 +21,7 @@ from typing import Any
 import optuna
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
@@ -34,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tuner.errors import BadInput
 from tuner.lock import Held, Lock, take
 from tuner.scale import Scale
-from tuner.space import Categorical, Dimension, Int, Params, SearchSpace
+from tuner.space import Categorical, Dimension, Params, SearchSpace, distribution
 from tuner.storage import shown, sqlite_path
 from tuner.trial import Failure, Result, Trial
 
@@ -119,7 +117,7 @@ class Record:
         return self.spec is None and self._storage.get_n_trials(self._id) > 0
 
     def entries(self) -> list[Entry]:
-        """All trials, by number; read once, because this coordinator is the only one that writes."""
+        """All trials, by number; a new list after each write. Read once: only this coordinator writes."""
         if self._entries is None:
             with _one_line("record: cannot be read"):
                 self._entries = [_entry(t) for t in self._storage.get_all_trials(self._id, deepcopy=False)]
@@ -155,7 +153,7 @@ class Record:
         self._will_write()
         with _one_line("record: cannot be written"):
             trial_id = self._storage.create_new_trial(self._id, template_trial=template)
-            number = self._storage.get_trial_number_from_id(trial_id)
+            number = self._noted(trial_id)
         return Trial(number, dict(params), scale, seed)
 
     def finish(self, number: int, result: Result, cost: float) -> None:
@@ -177,6 +175,15 @@ class Record:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
             self._storage.set_trial_user_attr(trial_id, "result", written)
             self._storage.set_trial_state_values(trial_id, state, values)
+            self._noted(trial_id)
+
+    def _noted(self, trial_id: int) -> int:
+        """Take over what was written of one trial; its number."""
+        entry = _entry(self._storage.get_trial(trial_id))
+        number = entry.trial.number
+        if self._entries is not None:
+            self._entries = [*self._entries[:number], entry, *self._entries[number + 1 :]]
+        return number
 
     def _will_write(self) -> None:
         if self.read_only:
@@ -184,7 +191,6 @@ class Record:
         if self._closed:  # so it no longer has the lock
             raise BadInput("record: the study is closed, it cannot be written; open it again")
         self._lock.check()
-        self._entries = None
 
     def close(self) -> None:
         """Release the storage and the lock."""
@@ -234,14 +240,6 @@ def _entry(trial: FrozenTrial) -> Entry:
         seconds=result.get("seconds", 0.0),
         error=result.get("error"),
     )
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """A dimension as Optuna names it."""
-    if isinstance(dimension, Categorical):
-        return CategoricalDistribution(dimension.choices)
-    kind = IntDistribution if isinstance(dimension, Int) else FloatDistribution
-    return kind(dimension.low, dimension.high, log=dimension.log)  # type: ignore[arg-type]
 
 
 def _around(dimension: Dimension | None, value: Any) -> BaseDistribution:

@@ -12,6 +12,8 @@ import numpy as np
 
 from tuner.errors import BadInput
 
+LARGEST = 1e100  # far above any network, and its square is a float
+
 
 class Scale(Mapping[str, float]):
     """A frozen mapping of axes (width, depth, batch_size, steps, tokens, params, ...) to positive numbers.
@@ -30,7 +32,7 @@ class Scale(Mapping[str, float]):
             raise BadInput("Scale: at least one axis is needed, got none; write Scale(width=1024)")
         for axis, value in axes.items():
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value <= 0:
+            if not number or not 0 < value <= LARGEST:
                 raise BadInput(f"Scale: {axis} must be a finite number above zero, got {value!r}; correct it")
         self._axes = {a: int(v) if float(v).is_integer() else float(v) for a, v in sorted(axes.items())}
 

@@ -20,12 +20,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import BadInput
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 Value = float | int | str | bool
 Params = Mapping[str, Value]
@@ -143,6 +146,9 @@ class Categorical:
     role: str | None = None
 
     def __post_init__(self) -> None:
+        plain = isinstance(self.choices, Iterable) and not isinstance(self.choices, str)
+        if not (plain and all(isinstance(choice, (str, int, float)) for choice in self.choices)):
+            raise BadInput(f"Categorical: choices must be texts, numbers or booleans, got {self.choices!r}; list them")
         object.__setattr__(self, "choices", tuple(self.choices))
         if len(self.choices) < 2:
             raise BadInput(
@@ -172,6 +178,8 @@ class SearchSpace(Mapping[str, Dimension]):
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+        if not isinstance(dimensions, Mapping):
+            raise BadInput(f"space: must map names to Float, Int or Categorical, got {dimensions!r}; correct it")
         if not dimensions:
             raise BadInput("space: at least one hyperparameter is needed, got none; add one")
         for name, dimension in dimensions.items():
@@ -221,3 +229,14 @@ class SearchSpace(Mapping[str, Dimension]):
     def decode(self, u: Iterable[float]) -> dict[str, Value]:
         """Coordinates (d,) -> values inside the ranges; coordinates outside [0, 1] are moved to its edge."""
         return {name: d.decode(float(c)) for (name, d), c in zip(self._dimensions.items(), u, strict=True)}
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """A dimension as Optuna names it."""
+    from optuna import distributions  # half a second, which those who only name a space need not spend
+
+    if isinstance(dimension, Categorical):
+        return distributions.CategoricalDistribution(dimension.choices)
+    if isinstance(dimension, Int):
+        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)

@@ -38,6 +38,11 @@ def shown(url: str | None) -> str:
     return parts.difference_update_query(secret).render_as_string(hide_password=True)
 
 
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, whatever its name."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def sqlite_path(url: str | None) -> Path | None:
     """The SQLite file behind a URL; None where there is none."""
     parts = parsed(url) if url is not None else None

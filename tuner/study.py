@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property
+from numbers import Real
 from types import TracebackType
 from typing import Any, Literal
 
-from tuner.engine import Problem, recommend
+from tuner.engine import SLACK, recommend
 from tuner.errors import BadInput
 from tuner.execution import Serial, WorkerPool
 from tuner.ledger import Ledger
 from tuner.methods import Method, method
 from tuner.objective import Objective, ObjectiveSource, loaded
 from tuner.parametrization import applied
+from tuner.problem import Problem
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
@@ -32,9 +34,13 @@ HOPELESS = 3  # trials that broke at every attempt, and none that did not: the o
 
 def checked_budget(budget: float) -> float:
     """A budget in target runs. Raises BadInput unless it is finite and above zero."""
-    if not 0 < budget < math.inf:
-        raise BadInput(f"budget: must be a finite number of target runs above zero, got {budget}; correct it")
-    return budget
+    if not (_is_number(budget) and 0 < budget < math.inf):
+        raise BadInput(f"budget: must be a finite number of target runs above zero, got {budget!r}; correct it")
+    return float(budget)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Study:
@@ -50,13 +56,13 @@ class Study:
     def __init__(
         self,
         record: Record,
-        problem: Problem,
+        asked: Callable[[Callable[[Params, Scale], float]], Problem],
         cost: Cost,
         seed: int,
         objective: ObjectiveSource | Objective | None,
         retries: int,
     ) -> None:
-        self.record, self.problem, self.seed, self.retries = record, problem, seed, retries
+        self.record, self.problem, self.seed, self.retries = record, asked(self.cost), seed, retries
         self.source = objective if isinstance(objective, ObjectiveSource) else None
         self._objective, self._cost = objective, cost
         self.method: Method = method("transfer")
@@ -134,9 +140,9 @@ class Study:
 
     def spent(self, purpose: str = "search") -> float:
         """Cost charged so far, that of failed, lost and running trials included."""
-        return sum(self._charge(e) for e in self.entries if e.purpose == purpose)
+        return sum(self.charge(e) for e in self.entries if e.purpose == purpose)
 
-    def _charge(self, entry: Entry) -> float:
+    def charge(self, entry: Entry) -> float:
         """What an entry costs; in seconds, a run that was not timed costs what the law says now."""
         timed = callable(self._cost) or entry.seconds > 0
         return entry.cost if timed else self._law()(entry.trial.scale)
@@ -147,18 +153,16 @@ class Study:
         """The next trial to run, written to the record as running.
 
         Raises:
-            BadInput: no trial is left to make (never, without a budget).
+            BadInput: the study is closed, or was opened for reading.
         """
         return self._next(math.inf, 1)[0]
 
     def _next(self, budget: float, count: int) -> list[Trial]:
         """Up to `count` trials of one scale within a cost: those waiting for a retry first."""
         for e in self._broken:
-            if (e.state == LOST or e.attempt <= self.retries) and self._raw_cost(
-                e.trial.params, e.trial.scale
-            ) <= budget:
-                attempt = e.attempt + (e.state == FAILED)  # a lost trial is not to blame for its coordinator
-                return [self._started(e.trial.params, e.trial.scale, e.trial.seed, attempt, e)]
+            cost = self._raw_cost(e.trial.params, e.trial.scale)
+            if e.attempt <= self.retries and cost <= SLACK * budget:
+                return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e)]
         start = time.perf_counter()
         proposals = self.method.propose(
             self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count
@@ -216,13 +220,18 @@ class Study:
             raise BadInput(f"tell: trial {trial.number} is not running here; tell each asked trial once")
         if (loss is None) == (error is None):
             raise BadInput(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
-        if cost is not None and not (math.isfinite(cost) and cost > 0):
-            raise BadInput(f"tell: cost must be a finite number above zero, got {cost!r}; leave it out if unknown")
+        if loss is not None and not _is_number(loss):
+            raise BadInput(f"tell: loss must be a number, got {loss!r}; tell NaN if the training diverged")
+        for name, value in (("cost", cost), ("seconds", seconds)):
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise BadInput(
+                    f"tell: {name} must be a finite number above zero, got {value!r}; leave it out if unknown"
+                )
         if self._cost == "seconds":
             cost = seconds = cost or seconds  # one and the same
-        charged = cost or entry.cost
+        charged, seconds = float(cost or entry.cost), float(seconds or 0.0)
         if error is not None:
-            self.record.fail(trial.number, Failure(error, seconds or 0.0), charged)
+            self.record.fail(trial.number, Failure(error, seconds), charged)
         else:
             self.record.finish(trial.number, Result(float(loss or 0.0), charged, seconds), charged)
 
@@ -259,15 +268,20 @@ class Study:
         Raises:
             BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
-        checked_budget(budget)
+        self.check_budget(budget)
+        if tolerance is not None and not (_is_number(tolerance) and tolerance > 0):
+            raise BadInput(f"tolerance: must be a relative regret above zero, got {tolerance!r}; correct it")
         runner, objective = self._runner(objective, workers)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         with runner:
-            why = self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
-        if not self.entries:
-            least = min(self.cost(self._middle, proxy) for proxy in self.problem.proxies) / self.target_cost
+            return self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
+
+    def check_budget(self, budget: float) -> None:
+        """Raises BadInput unless a budget in target runs affords one run, by what is known of costs."""
+        scales = [self.problem.target] if self.method.direct else self.problem.proxies
+        least = min(self.cost(self._middle, scale) for scale in scales) / self.target_cost
+        if checked_budget(budget) * SLACK < least:
             raise BadInput(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
-        return why
 
     def _search(
         self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
@@ -334,6 +348,7 @@ class Study:
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""
+        self.problem.space.check(params)
         if (known := self.verification(params)) is not None:
             return known
         seed = self.seed if seed is None else seed

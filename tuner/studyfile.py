@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from tuner.errors import BadInput
 from tuner.scale import Scale, grid, ladder
 from tuner.space import Categorical, Dimension, Float, Int, SearchSpace, suggestion
+from tuner.storage import sqlite_url
 
 
 def _number(value: Any) -> Any:
@@ -130,7 +131,7 @@ class StudyFile(_Section):
         """The record's URL: as given (a relative SQLite file is beside the study file), or `<name>.db` there."""
         given = self.study.storage
         if given is None:
-            return f"sqlite:///{self.path.parent / (self.study.name + '.db')}"
+            return sqlite_url(self.path.parent / f"{self.study.name}.db")
         if given.startswith("sqlite:///") and not given.startswith("sqlite:////"):
             return f"sqlite:///{self.path.parent / given.removeprefix('sqlite:///')}"
         return given

@@ -6,14 +6,23 @@ every run they make.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from tuner.engine import Problem
 from tuner.errors import BadInput
-from tuner.space import Params, suggestion
+from tuner.problem import Problem
+from tuner.space import Params, Value, suggestion
 from tuner.trial import Observation, Proposal
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Raw hyperparameters at the target, and their 90 % intervals where the method knows any."""
+
+    params: Params
+    interval: Mapping[str, tuple[Value, ...]] | None = None
 
 
 class Method(Protocol):
@@ -33,8 +42,8 @@ class Method(Protocol):
     ) -> list[Proposal]:
         """The next runs, base coordinates, of one scale, within the budget; none when it is spent."""
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        """The answer: raw hyperparameters at the target."""
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
+        """What the method would train with. Raises BadInput while every run diverged."""
 
 
 _HOME: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.engine import Problem
+from tuner.methods import Answer
 from tuner.methods.direct import Direct, best_run
+from tuner.problem import Problem
 from tuner.scale import Scale
-from tuner.space import Params
 from tuner.trial import Observation, Proposal
 
 
@@ -38,8 +38,7 @@ class Copy:
         search = Direct("tpe", self.scale)
         return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        """Raises BadInput while every run diverged."""
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
         best = best_run(observations)
         at = best.scale if self.raw else problem.target
-        return problem.parametrization.to_raw(problem.space, best.params, at, problem.base)
+        return Answer(problem.parametrization.to_raw(problem.space, best.params, at, problem.base))

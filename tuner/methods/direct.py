@@ -12,11 +12,12 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from tuner.engine import Problem
+from tuner.engine import SLACK
 from tuner.errors import BadInput
-from tuner.record import distribution
+from tuner.methods import Answer
+from tuner.problem import Problem
 from tuner.scale import Scale
-from tuner.space import Params
+from tuner.space import distribution
 from tuner.trial import Observation, Proposal
 
 
@@ -49,7 +50,7 @@ class Direct:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 params = study.ask({name: distribution(d) for name, d in problem.space.items()}).params
             cost = problem.cost(params, scale)
-            if cost > budget:
+            if cost > SLACK * budget:
                 break
             budget -= cost
             chosen.append(Proposal(params, scale))
@@ -61,10 +62,9 @@ class Direct:
         sampler: BaseSampler = makers[self.sampler](seed=state)
         return sampler
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        """Raises BadInput while every run diverged."""
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
         best = best_run(observations)
-        return problem.parametrization.to_raw(problem.space, best.params, problem.target, problem.base)
+        return Answer(problem.parametrization.to_raw(problem.space, best.params, problem.target, problem.base))
 
 
 def best_run(observations: Sequence[Observation]) -> Observation:
@@ -78,16 +78,20 @@ def best_run(observations: Sequence[Observation]) -> Observation:
 def _told(
     problem: Problem, observations: Sequence[Observation], pending: Sequence[Proposal], sampler: BaseSampler
 ) -> optuna.Study:
-    """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one."""
+    """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one.
+
+    Base values of a run may be fractions of an integer, or a rounding error beyond a bound, which Optuna refuses: they
+    are moved to what the space can say.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
     study = optuna.create_study(sampler=sampler)
     distributions = {name: distribution(d) for name, d in problem.space.items()}
     worst = max((o.loss for o in observations if not o.diverged), default=1.0)
     for o in observations:
         value = o.loss if math.isfinite(o.loss) else worst
-        study.add_trial(optuna.create_trial(params=dict(o.params), distributions=distributions, value=value))
+        params = problem.space.decode(problem.space.encode(o.params))
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
     for p in pending:
-        study.add_trial(
-            optuna.create_trial(params=dict(p.params), distributions=distributions, state=TrialState.RUNNING)
-        )
+        params = problem.space.decode(problem.space.encode(p.params))
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, state=TrialState.RUNNING))
     return study

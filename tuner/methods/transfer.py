@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner import engine
-from tuner.space import Params
+from tuner.methods import Answer
+from tuner.problem import Problem
 from tuner.trial import Observation, Proposal
 
 
@@ -18,7 +19,7 @@ class Transfer:
 
     def propose(
         self,
-        problem: engine.Problem,
+        problem: Problem,
         observations: Sequence[Observation],
         pending: Sequence[Proposal],
         *,
@@ -28,5 +29,6 @@ class Transfer:
     ) -> list[Proposal]:
         return engine.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
 
-    def recommend(self, problem: engine.Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        return engine.recommend(problem, observations, seed=seed).params
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
+        rec = engine.recommend(problem, observations, seed=seed)
+        return Answer(rec.params, rec.interval)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine import LEVEL, Problem, landscape, optimum_path, recommend
+from tuner.engine import LEVEL, landscape, optimum_path, recommend
+from tuner.problem import Problem
 from tuner.record import DIVERGED, FINISHED, Entry
 from tuner.report.words import drift, number, prediction, text
 from tuner.scale import Scale
@@ -331,7 +332,7 @@ def _history(view: View) -> list[tuple[float, int, Recommendation]]:
     sizes = sorted({int(2 ** (k / 2)) for k in range(4, 60) if 2 ** (k / 2) < count})
     kept = {sizes[i] for i in np.linspace(0, len(sizes) - 1, min(len(sizes), PREFIXES - 1)).round().astype(int)}
     searched = [e for e in view.entries if e.purpose == "search"]
-    charged = np.cumsum([e.cost for e in searched]) / view.study.target_cost
+    charged = np.cumsum([view.study.charge(e) for e in searched]) / view.study.target_cost
     ends = [c for c, e in zip(charged, searched, strict=True) if e.state in (FINISHED, DIVERGED)]
     known = {n: view.observations[:n] for n in sorted(kept)}
     told = [

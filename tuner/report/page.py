@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from tuner.errors import BadInput
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
 from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels
-from tuner.report.words import bill, drift, number, prediction, text
+from tuner.report.words import bill, drift, number, prediction, span, text
 from tuner.space import Params
 from tuner.study import Study
 from tuner.trial import Recommendation
@@ -76,7 +76,7 @@ def page(study: Study) -> str:
     islands = [
         _island("answer", view.answer.as_json() if view.answer else None),
         _island("figures", [{"data": p.data, "layout": p.layout} for p in drawn]),
-        _island("trials", [_row(e, study.target_cost) for e in view.entries]),
+        _island("trials", [_row(e, study.charge(e) / study.target_cost) for e in view.entries]),
     ]
     scripts = [f"<script>{get_plotlyjs()}</script>", *islands, f"<script>{_beside('page.js')}</script>"]
     return "\n".join(
@@ -126,7 +126,7 @@ def _legend(view: View) -> str:
     return f'<p class="legend">{"".join(swatches)}</p>'
 
 
-def _row(entry: Entry, target_cost: float) -> dict[str, Any]:
+def _row(entry: Entry, target_runs: float) -> dict[str, Any]:
     trial = entry.trial
     return {
         "number": trial.number,
@@ -135,7 +135,7 @@ def _row(entry: Entry, target_cost: float) -> dict[str, Any]:
         "params": dict(trial.params),
         "loss": entry.loss,
         "state": entry.state,
-        "target_runs": entry.cost / target_cost,
+        "target_runs": target_runs,
         "seconds": entry.seconds,
         "seed": trial.seed,
         "error": entry.error,
@@ -200,16 +200,11 @@ def _unknown(view: View) -> str:
 def _recommended(view: View, rec: Recommendation) -> str:
     axes = view.problem.axes
     rows = [
-        [name, number(value), _span(view, rec, name), *(drift(rec, name, a) for a in axes)]
+        [name, number(value), span(view.problem.space[name], rec.interval[name]), *(drift(rec, name, a) for a in axes)]
         for name, value in rec.params.items()
     ]
     head = ["hyperparameter", "value", "90 % interval", *(f"drift in {axis} (90 %)" for axis in axes)]
     return _table(head, rows) + f'<p class="help">{DRIFT_HELP}</p>'
-
-
-def _span(view: View, rec: Recommendation, name: str) -> str:
-    bounds = [number(v) for v in rec.interval[name]]
-    return ", ".join(bounds) if hasattr(view.problem.space[name], "choices") else f"{bounds[0]} to {bounds[-1]}"
 
 
 def _ledger(view: View) -> str:

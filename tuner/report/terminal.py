@@ -17,7 +17,7 @@ from rich.table import Table
 from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.record import RUNNING
-from tuner.report.words import bill, drift, number, prediction
+from tuner.report.words import bill, drift, number, prediction, span
 from tuner.study import Study
 from tuner.trial import Recommendation
 
@@ -80,7 +80,7 @@ def answer(study: Study, rec: Recommendation) -> Table:
     for axis in study.problem.axes:
         table.add_column(f"drift in {axis} (90 %)", justify="right")
     for name, value in rec.params.items():
-        bounds = " .. ".join(map(number, rec.interval[name]))
+        bounds = span(study.problem.space[name], rec.interval[name])
         table.add_row(name, number(value), bounds, *(drift(rec, name, axis) for axis in study.problem.axes))
     return table
 
@@ -111,13 +111,16 @@ def comparison(methods: Mapping[str, Any]) -> Table:
     Cost is that of the search, in target runs, plus one verification run for a method that searches below the target.
     The loss to reach is the best of the methods' median final losses, and 5 % more.
     """
-    loss = 1.05 * min(_median([entry["answers"][-1]["loss"] for entry in told["seeds"]]) for told in methods.values())
+    best = min(_median([_final(entry) for entry in told["seeds"]]) for told in methods.values())
+    loss = best + 0.05 * abs(best)
     table = Table(title="The answer on fresh seeds at the target: median (quartiles)", title_justify="left")
     for column in ("method", "cost", "loss", "regret", f"cost to reach {number(loss)}"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for told in methods.values():
-        verified = 0.0 if told["direct"] else 1.0
+        verified = told["verification"]
         steps = min(len(entry["answers"]) for entry in told["seeds"])
+        if not steps:
+            table.add_row(told["variant"], *["-"] * 4, end_section=True)
         for step in range(-steps, 0):
             lines = [entry["answers"][step] for entry in told["seeds"]]
             spent = verified + statistics.median(line["target_runs"] for line in lines)
@@ -126,6 +129,12 @@ def comparison(methods: Mapping[str, Any]) -> Table:
             name = told["variant"] if step == -steps else ""
             table.add_row(name, number(spent), *cells, reached, end_section=step == -1)
     return table
+
+
+def _final(entry: Mapping[str, Any]) -> float | None:
+    """Loss of a search's last answer."""
+    loss: float | None = entry["answers"][-1]["loss"] if entry["answers"] else None
+    return loss
 
 
 def _cost_of(entry: Mapping[str, Any], loss: float, verified: float) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuner.ledger import DIRECT, Ledger
+from tuner.space import Categorical, Dimension, Value
 from tuner.trial import Recommendation
 
 
@@ -23,6 +24,12 @@ def number(value: Any) -> str:
 def text(value: Any) -> str:
     """As HTML that a browser or plotly shows as it is; not for attributes."""
     return html.escape(str(value), quote=False)
+
+
+def span(dimension: Dimension, interval: Sequence[Value]) -> str:
+    """An interval; of a categorical, its choices."""
+    ends = [number(value) for value in interval]
+    return ", ".join(ends) if isinstance(dimension, Categorical) else f"{ends[0]} to {ends[-1]}"
 
 
 def prediction(rec: Recommendation) -> str:

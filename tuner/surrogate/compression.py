@@ -19,22 +19,22 @@ CAP = 100.0
 FAR = 1e9  # the excess of a diverged run, in units: beyond any cap, and finite so that gradients are
 
 
-def compress(excess: Tensor, width: Tensor) -> Tensor:
-    """T(e): excess (..., n) above the loss law, width (..., 1) -> (..., n)."""
-    ratio = (excess / width).clamp(max=CAP)
-    return width * torch.where(ratio > 1, 1 + ratio.clamp(min=1).log(), ratio)
+def compress(excess: Tensor, linear: Tensor) -> Tensor:
+    """T(e): excess (..., n) above the loss law, linear (..., 1) -> (..., n)."""
+    ratio = (excess / linear).clamp(max=CAP)
+    return linear * torch.where(ratio > 1, 1 + ratio.clamp(min=1).log(), ratio)
 
 
-def log_slope(excess: Tensor, width: Tensor) -> Tensor:
+def log_slope(excess: Tensor, linear: Tensor) -> Tensor:
     """ln T'(e), summed over the runs: (..., n), (..., 1) -> (...).
 
     Beyond the cap the logarithm's slope s / e goes on: its factor s is what makes a diverged run, whose place on the
     cap is proportional to s, say nothing about s.
     """
-    return -(excess / width).clamp(min=1).log().sum(-1)
+    return -(excess / linear).clamp(min=1).log().sum(-1)
 
 
-def expand(compressed: Tensor, width: Tensor) -> Tensor:
+def expand(compressed: Tensor, linear: Tensor) -> Tensor:
     """The inverse of T below its cap."""
-    ratio = (compressed / width).clamp(max=1 + math.log(CAP))
-    return width * torch.where(ratio > 1, (ratio.clamp(min=1) - 1).exp(), ratio)
+    ratio = (compressed / linear).clamp(max=1 + math.log(CAP))
+    return linear * torch.where(ratio > 1, (ratio.clamp(min=1) - 1).exp(), ratio)

@@ -10,7 +10,8 @@ over the axes,
 
 so the standard deviation of the correction g is |h|^(beta/alpha): zero at the target, and far above it as n^-beta where
 the loss falls as n^-alpha. Smooth corrections have beta = alpha; beta = alpha/2 is the worst there is (Ghosh, Wu and
-Bietti 2025, Prop. 2). A scale near the target tells more of g than one far away.
+Bietti 2025, Prop. 2). A scale near the target tells more of g than one far away. The misfit of the
+law itself, sigma_e, takes the same clock, which is slower than theory has it (n^-alpha): wide rather than narrow.
 """
 
 from __future__ import annotations
