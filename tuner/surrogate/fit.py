@@ -29,6 +29,7 @@ MEMBERS = 12
 DRAWS = 96
 CLIMB = {"maxiter": 120, "ftol": 1e-6, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down
+SIDE = 0.5  # of a standard deviation of theta: near enough to be linear, far enough to feel its width
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
@@ -55,9 +56,10 @@ class Fit:
         return replace(self.processes, theta=self.mode[None])
 
     @cached_property
-    def moved(self) -> Processes:
-        """p processes, each one standard deviation from the mode along a column of the root."""
-        return replace(self.processes, theta=self.mode + self.root.mT)
+    def sides(self) -> tuple[Processes, Processes]:
+        """p processes on either side of the mode, each SIDE standard deviations along a column of the root."""
+        ahead, behind = (self.mode + side * self.root.mT for side in (SIDE, -SIDE))
+        return replace(self.processes, theta=ahead), replace(self.processes, theta=behind)
 
 
 def climb(frame: Frame, data: Data, starts: Sequence[Tensor]) -> Tensor | None:

@@ -23,7 +23,7 @@ from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
 from tuner.surrogate.compression import expand
-from tuner.surrogate.fit import Fit
+from tuner.surrogate.fit import SIDE, Fit
 from tuner.surrogate.frame import DTYPE
 
 
@@ -87,9 +87,12 @@ class Moments:
 
     @cached_property
     def tangent(self) -> Tensor:
-        """(p, c): change of the mean along each column of the root of theta's covariance."""
-        moved = self.fit.moved
-        return moved.mean(self.inputs, moved.explain(self.inputs)) - self.mean
+        """(p, c): change of the mean along each column of the root of theta's covariance, by central differences.
+
+        One-sided ones keep a share of the curvature, which runs and target have in common whatever a run could teach.
+        """
+        ahead, behind = (side.mean(self.inputs, side.explain(self.inputs)) for side in self.fit.sides)
+        return (ahead - behind) / (2 * SIDE)
 
     @cached_property
     def variance(self) -> Tensor:
