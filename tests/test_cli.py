@@ -199,6 +199,7 @@ def test_a_bad_study_file_is_one_line_status_2_and_no_litter(bowl, command, repl
         (["run", "--budget=-1"], "budget: must be a finite number of target runs above zero, got -1.0; correct it"),
         (["run", "--budget", "nan"], "budget: must be a finite number of target runs above zero, got nan; correct it"),
         (["run", "--budget", "inf"], "budget: must be a finite number of target runs above zero, got inf; correct it"),
+        (["run", "--budget", "0.001"], "must afford a run, of 0.0156 target runs at least, got 0.001; raise it"),
         (["run", "--budget", "much"], "'much' is not a valid float; see tuner --help"),
         (["run", "--workers", "-1"], "-1 is not in the range x>=0; see tuner --help"),
         (["run", "--bugdet", "1"], "No such option '--bugdet'"),

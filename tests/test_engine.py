@@ -168,6 +168,16 @@ def test_a_drift_that_no_one_told_of_is_found():
     assert high < 0
 
 
+def test_where_no_fit_can_be_found_the_prior_answers(runs, monkeypatch, caplog):
+    forget()
+    monkeypatch.setattr(engine, "climb", lambda *_: None)
+    rec = engine.recommend(problem(), runs, seed=0)
+    assert "could be fitted" in caplog.text
+    assert math.isfinite(rec.loss + rec.loss_sd + rec.expected_regret)
+    assert engine.propose(problem(), runs, seed=0)
+    forget()
+
+
 def test_only_diverged_runs_keep_the_design_going_and_give_no_answer():
     asked = problem()
     blown = [Observation(o.params, o.scale, math.inf, o.cost) for o in record(asked, 9)]

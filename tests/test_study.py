@@ -143,6 +143,12 @@ def test_a_budget_is_spent_to_the_last_affordable_run_and_never_overspent(runs):
     assert len(study.entries) == int(runs)
 
 
+def test_three_tenths_afford_three_runs_of_a_tenth():
+    study = made(cost=lambda params, scale: 1.0 if scale == TARGET else 0.1)
+    study.optimize(bowl, 0.3)
+    assert len(study.entries) == 3
+
+
 def test_a_budget_counts_what_an_earlier_call_spent():
     study = made()
     study.optimize(bowl, 2 * RUN)
@@ -252,6 +258,8 @@ def test_tell_charges_what_it_is_told_or_what_the_study_says():
         ({"loss": 1.0, "error": "x"}, "exactly one of loss and error is needed, got loss=1.0, error='x'"),
         ({"loss": 1.0, "cost": 0.0}, "cost must be a finite number above zero, got 0.0; leave it out if unknown"),
         ({"loss": 1.0, "cost": math.nan}, "cost must be a finite number above zero, got nan"),
+        ({"loss": 1.0, "seconds": -1.0}, "seconds must be a finite number above zero, got -1.0"),
+        ({"loss": "1"}, "loss must be a number, got '1'; tell NaN if the training diverged"),
     ],
 )
 def test_a_bad_outcome_is_refused_and_the_trial_runs_on(told, message):
@@ -372,6 +380,16 @@ def test_a_trial_in_flight_is_lost_charged_and_run_again(tmp_path):
         assert study.entries[1].retry_of == lost.number
 
 
+def test_a_trial_that_takes_its_coordinator_down_is_given_up(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    attempts = []
+    for _ in range(4):
+        with made(storage=url, retries=2) as study:
+            attempts.append(study.ask())
+    assert len({t.params["lr"] for t in attempts[:3]}) == 1
+    assert attempts[3].params != attempts[0].params
+
+
 def test_ranges_widen_on_resume_and_old_trials_stay(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     with made(storage=url) as study:
@@ -463,6 +481,27 @@ BAD = {
     "unknown cost": ({"cost": "euro"}, "cost: must be .*, got 'euro'; correct it"),
     "cost zero": ({"cost": lambda p, s: 0.0}, "cost: must be a finite number above zero, got 0.0 at width 32"),
     "cost nan": ({"cost": lambda p, s: math.nan}, "cost: must be a finite number above zero, got nan"),
+    "cost a text": ({"cost": lambda p, s: "1"}, "cost: must be a finite number above zero, got '1' at width 32"),
+    "cost that breaks": (
+        {"cost": lambda p, s: p["wd"]},
+        "cost: at width 32 it broke .KeyError: 'wd'.; correct the scale or the cost",
+    ),
+    "target no scale": ({"target": {"width": 256}}, "scale: must be a Scale, got {'width': 256}; write for example"),
+    "seed below zero": ({"seed": -1}, "study: seed must be a whole number, at least 0, got -1; correct it"),
+    "retries a half": ({"retries": 0.5}, "study: retries must be a whole number, at least 0, got 0.5; correct it"),
+    "no name": ({"name": ""}, "study: name must be a text, got ''; give it one"),
+    "exponent a text": (
+        {"exponents": {"lr": {"width": "x"}}},
+        "exponents.lr.width: must be a finite number, got 'x'; correct it",
+    ),
+    "a preset that is no name": (
+        {"objective": gone_wrong(parametrization=3)},
+        "parametrization: an objective names a preset, got 3; correct its attribute",
+    ),
+    "a space that is none": (
+        {"space": None, "objective": gone_wrong(space=3)},
+        "space: must map names to Float, Int or Categorical, got 3; correct it",
+    ),
     "preset": ({"parametrization": "mup-adamm"}, "no preset is named 'mup-adamm'; did you mean 'mup-adam"),
     "exponent's name": ({"exponents": {"lrr": {"width": 1}}}, "no hyperparameter or role 'lrr'; did you mean 'lr'?"),
     "exponent's axis": (
