@@ -16,6 +16,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from objectives.ridge import RandomFeatures
+from tuner.execution import settle_in
 from tuner.opening import open_study
 from tuner.studyfile import StudyFile, read
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     chosen, file = parser.parse_args(), read("objectives/ridge.toml")
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
         jobs = [pool.submit(one, file, seed) for seed in range(chosen.seeds)]
         rows = [job.result() for job in jobs]
     covered, share, regret, expected, trials = (np.array(column) for column in zip(*rows, strict=True))

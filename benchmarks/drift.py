@@ -19,7 +19,7 @@ import numpy as np
 import tuner
 from objectives.mlp import DigitsMLP
 from tuner.engine import recommend
-from tuner.execution import Serial
+from tuner.execution import Serial, settle_in
 from tuner.parametrization import preset
 from tuner.trial import Result, Trial
 
@@ -47,7 +47,7 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"DigitsMLP, target width 1024, proxies 32, 64, 128, {chosen.budget} target runs, {chosen.seeds} seeds")
     print("medians; in brackets the 90 % interval of the drift, the range over seeds of the others")
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
         for name in ("sp-adamw", "mup-adamw"):
             jobs = [pool.submit(one, name, seed, chosen.budget) for seed in range(chosen.seeds)]
             rows = np.array([job.result() for job in jobs])
