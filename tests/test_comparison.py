@@ -91,6 +91,11 @@ def test_a_run_that_breaks_is_charged_and_tried_again(bowl):
     assert [line["target_runs"] for line in entry["trace"]] == [2.0, 3.0]  # the first attempt is in the bill
 
 
+def test_a_budget_that_affords_no_run_is_refused(bowl):
+    with pytest.raises(ValueError, match=r"must afford a run, of 0.0156 target runs at least, got 0.001; raise it"):
+        compare_live(read(bowl()), ["transfer"], range(1), budget=0.001, direct=1, answers=1, workers=1)
+
+
 def test_a_search_whose_runs_all_break_has_no_answer_and_the_others_stand(bowl):
     path = bowl(("bowl:Bowl", "bowl:Broken"))
     said = []

@@ -150,6 +150,7 @@ def _search(
             marks[:] = [mark for mark in marks if mark > spent]
             steps.append(_step(study))
 
+        study.check_budget(limit)
         error = None
         try:
             study.optimize(None, limit, progress=look)
