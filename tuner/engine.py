@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
-from tuner.problem import Problem
+from tuner.problem import SLACK, Problem
 from tuner.scale import Scale
 from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit, climb, spread, starts
@@ -35,7 +35,6 @@ R = TypeVar("R")
 
 LEVEL = 0.9  # of every interval
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-SLACK = 1 + 1e-9  # of a budget: three runs of 0.1 fit 0.3
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
 RUNS = 384  # candidate runs over all proxies

@@ -21,6 +21,8 @@ from tuner.trial import Observation, Proposal
 
 Array = NDArray[np.float64]
 
+SLACK = 1 + 1e-9  # of a budget: three runs of 0.1 fit 0.3
+
 
 def check_axes(target: Scale, others: Sequence[Scale]) -> None:
     """Raises BadInput unless there is another scale, and each names the target's axes."""

@@ -14,14 +14,14 @@ from numbers import Real
 from types import TracebackType
 from typing import Any, Literal
 
-from tuner.engine import SLACK, recommend
+from tuner.engine import recommend
 from tuner.errors import BadInput
 from tuner.execution import Serial, WorkerPool
 from tuner.ledger import Ledger
 from tuner.methods import Method, method
 from tuner.objective import Objective, ObjectiveSource, loaded
 from tuner.parametrization import applied
-from tuner.problem import Problem
+from tuner.problem import SLACK, Problem
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params

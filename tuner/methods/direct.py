@@ -12,10 +12,9 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from tuner.engine import SLACK
 from tuner.errors import BadInput
 from tuner.methods import Answer
-from tuner.problem import Problem
+from tuner.problem import SLACK, Problem
 from tuner.scale import Scale
 from tuner.space import distribution
 from tuner.trial import Observation, Proposal
