@@ -50,7 +50,7 @@ def record(asked: Problem, count: int, seed: int) -> list[Observation]:
 
 def ours(asked: Problem, runs: list[Observation], seed: int, cold: bool) -> float:
     engine._fit_of.cache_clear()
-    engine._mode_of.cache_clear()
+    engine._around.cache_clear()
     if not cold:
         engine._fitted(asked, runs[: engine._checkpoint(len(runs))], seed)
     start = time.perf_counter()

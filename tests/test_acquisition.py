@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from tuner.acquisition import Knowledge, _normals, expected_max_affine
-from tuner.surrogate.fit import Fit
+from tuner.surrogate.fit import Fit, Gaussian
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.optimum import Moments
 from tuner.surrogate.prior import Prior
@@ -46,7 +46,7 @@ def test_a_line_that_is_lower_everywhere_changes_nothing():
 def known():
     """A process with fixed theta on 12 runs: two hyperparameters, one axis; theta is certain, so moments are exact."""
     frame = Frame(
-        numeric=torch.tensor([True, True]),
+        choices=torch.tensor([0, 0]),
         reach=torch.tensor([math.log(1 / 16)], dtype=DTYPE),
         drift_mean=torch.zeros(2, 1, dtype=DTYPE),
         drift_sd=torch.full((2, 1), 0.03, dtype=DTYPE),
@@ -62,7 +62,8 @@ def certain(frame, data):
     prior = Prior.of(frame, data.spread)
     theta = torch.zeros(prior.size, dtype=DTYPE)
     processes = Processes(frame, data, prior, theta[None])
-    return Fit(processes, torch.ones(1, dtype=DTYPE), theta, torch.zeros(prior.size, prior.size, dtype=DTYPE))
+    around = Gaussian(theta, torch.zeros(prior.size, prior.size, dtype=DTYPE))
+    return Fit(processes, torch.ones(1, dtype=DTYPE), around)
 
 
 def points(fit, count, log, seed):
@@ -79,7 +80,7 @@ def with_run(fit, run, loss):
 
 def test_the_mean_moves_by_the_shift_times_the_surprise(known):
     target, runs = points(known, 20, 0.0, 1), points(known, 3, math.log(1 / 16), 2)
-    shift = Knowledge(target, runs).shifts(None)[1]
+    shift = Knowledge.of(target, runs).shifts[1]
     run, spread = runs.inputs[1:2], math.sqrt(float(runs.variance[1] + runs.noise[1]))
     # two standard deviations lower: inside the linear zone of the compression, where a loss is itself
     moved = Moments(with_run(known, run, runs.mean[1] - 2 * spread), target.inputs)
@@ -90,33 +91,32 @@ def test_a_pending_run_lowers_covariance_as_if_it_had_finished(known):
     target, runs = points(known, 15, 0.0, 3), points(known, 4, math.log(1 / 4), 4)
     waiting = Moments(known, runs.inputs[:1])
     finished = with_run(known, runs.inputs[:1], runs.mean[0])
-    expected = Knowledge(Moments(finished, target.inputs), Moments(finished, runs.inputs)).shifts(None)
-    np.testing.assert_allclose(Knowledge(target, runs).shifts(waiting), expected, atol=1e-8)
+    expected = Knowledge.of(Moments(finished, target.inputs), Moments(finished, runs.inputs)).shifts
+    np.testing.assert_allclose(Knowledge.of(target, runs, waiting).shifts, expected, atol=1e-8)
+    np.testing.assert_allclose(Knowledge.of(target, runs).given(0).shifts, expected, atol=1e-8)
 
 
 def test_joint_knowledge_of_one_run_is_its_gradient(known):
     target, runs = points(known, 40, 0.0, 5), points(known, 6, math.log(1 / 16), 6)
-    knowledge = Knowledge(target, runs)
-    shifts = float(target.mean.std()) * np.random.default_rng(0).normal(size=(5, 40))
-    one_by_one = [knowledge.joint(row[None]) for row in shifts]
+    cross = float(target.mean.std()) * np.random.default_rng(0).normal(size=(40, 6))
+    knowledge = replace(Knowledge.of(target, runs), cross=cross, among=np.eye(6), noise=np.zeros(6))
+    one_by_one = [knowledge.joint(row[None]) for row in knowledge.shifts]
     # 256 antithetic points of one normal leave an error of about a percent in a piecewise linear integrand
-    np.testing.assert_allclose(one_by_one, knowledge.gradient(shifts), rtol=0.02)
+    np.testing.assert_allclose(one_by_one, knowledge.gradient(np.arange(6)), rtol=0.02)
 
 
 def test_the_best_run_is_the_best_of_all_computed_exactly(known):
     target, runs = points(known, 60, 0.0, 9), points(known, 200, math.log(1 / 4), 10)
-    knowledge = Knowledge(target, runs)
-    shifts, costs = knowledge.shifts(None), np.random.default_rng(1).uniform(1, 3, 200)
-    assert knowledge.best(shifts, costs) == (knowledge.gradient(shifts) / costs).argmax()
+    knowledge, costs = Knowledge.of(target, runs), np.random.default_rng(1).uniform(1, 3, 200)
+    assert knowledge.best(costs) == (knowledge.gradient(np.arange(200)) / costs).argmax()
     costs[:190] = np.inf  # what the budget does not allow
-    assert knowledge.best(shifts, costs) >= 190
+    assert knowledge.best(costs) >= 190
 
 
 def test_knowledge_grows_with_the_batch(known):
     target, runs = points(known, 40, 0.0, 7), points(known, 5, math.log(1 / 4), 8)
-    knowledge = Knowledge(target, runs)
-    first = knowledge.shifts(None)[0]
-    second = knowledge.shifts(Moments(known, runs.inputs[:1]))[1]
+    knowledge = Knowledge.of(target, runs)
+    first, second = knowledge.shifts[0], knowledge.given(0).shifts[1]
     assert knowledge.joint(np.array([first, second])) > knowledge.joint(first[None])
 
 

@@ -59,7 +59,7 @@ def runs():
 
 def forget():
     engine._fit_of.cache_clear()
-    engine._mode_of.cache_clear()
+    engine._around.cache_clear()
 
 
 def test_same_record_and_seed_give_the_same_answer_with_and_without_the_cache(runs):

@@ -11,7 +11,7 @@ import torch
 from tuner.surrogate.compression import CAP, FAR, compress, expand, log_slope
 from tuner.surrogate.fit import climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
-from tuner.surrogate.kernel import TransferKernel, _Matern52, _square_distance
+from tuner.surrogate.kernel import TransferKernel, _Covariance
 from tuner.surrogate.mean import Bowl, LossLaw, undrifted
 from tuner.surrogate.optimum import Moments, Points
 from tuner.surrogate.prior import Prior
@@ -19,10 +19,10 @@ from tuner.surrogate.process import Processes, _LogDensity
 from tuner.surrogate.scaling import BASES, drift_bases, law_distance
 
 
-def frame(numeric=(True, True), reach=(-2.0,)):
-    shape = (len(numeric), len(reach))
+def frame(choices=(0, 0), reach=(-2.0,)):
+    shape = (len(choices), len(reach))
     return Frame(
-        torch.tensor(numeric),
+        torch.tensor(choices),
         torch.tensor(reach, dtype=DTYPE),
         torch.full(shape, -0.01, dtype=DTYPE),
         torch.full(shape, 0.02, dtype=DTYPE),
@@ -32,7 +32,7 @@ def frame(numeric=(True, True), reach=(-2.0,)):
 def inputs(shape: Frame, count: int, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(count, shape.dimensions, generator=generator, dtype=DTYPE)
-    x[:, ~shape.numeric] = (x[:, ~shape.numeric] * 3).floor() / 3
+    x[:, ~shape.numeric] = ((x[:, ~shape.numeric] * 3).floor() + 0.5) / 3
     steps = torch.randint(0, 3, (count, shape.axes), generator=generator) / 2
     return torch.cat([x, steps * shape.reach], 1)
 
@@ -52,7 +52,7 @@ def processes(shape: Frame, members: int = 3, count: int = 14) -> Processes:
     return Processes(shape, runs, prior, theta)
 
 
-SHAPES = [frame(), frame((True, False, True), (-2.0, 1.5)), frame((True,), ())]
+SHAPES = [frame(), frame((0, 3, 0), (-2.0, 1.5)), frame((0,), ())]
 
 
 class Reference(gpytorch.models.ExactGP):
@@ -78,8 +78,8 @@ def test_posterior_and_likelihood_equal_gpytorchs(shape):
         prior = reference.likelihood(reference(*reference.train_inputs))
         expected = prior.log_prob(reference.train_targets) + 7 * math.log(2 * math.pi)  # 14 runs
         posterior = reference.eval()(new)
-        explained = p.explain(new)
-        ours = p.mean(new, explained)[0] - p.law(new)[0]
+        explained = p.explain(p.cross(new))
+        ours = p.mean(new, p.cross(new))[0] - p.law(new)[0]
         log_posterior = p.log_posterior()[0]
         slope = log_slope(p.data.losses - p.law(p.data.inputs)[0], p.value["linear"][0])
     torch.testing.assert_close(ours, posterior.mean, atol=1e-8, rtol=1e-6)
@@ -111,23 +111,49 @@ def test_log_density_differentiates_like_torch():
     root = torch.randn(2, 5, 5, generator=generator, dtype=DTYPE)
     covariance = (root @ root.mT + torch.eye(5, dtype=DTYPE)).requires_grad_()
     residual = torch.randn(2, 5, generator=generator, dtype=DTYPE, requires_grad=True)
-    ours = torch.autograd.grad(_LogDensity.apply(covariance, residual).sum(), (covariance, residual))
-    normal = torch.distributions.MultivariateNormal(torch.zeros(5, dtype=DTYPE), covariance)
-    theirs = torch.autograd.grad(normal.log_prob(residual).sum(), (covariance, residual))
-    symmetric = 0.5 * (theirs[0] + theirs[0].mT)
-    torch.testing.assert_close(ours[0], symmetric)
-    torch.testing.assert_close(ours[1], theirs[1])
+    noise = torch.rand(2, 5, generator=generator, dtype=DTYPE, requires_grad=True)
+    ours = torch.autograd.grad(_LogDensity.apply(covariance, noise, residual).sum(), (covariance, noise, residual))
+    normal = torch.distributions.MultivariateNormal(torch.zeros(5, dtype=DTYPE), covariance + torch.diag_embed(noise))
+    theirs = torch.autograd.grad(normal.log_prob(residual).sum(), (covariance, noise, residual))
+    torch.testing.assert_close(ours[0], 0.5 * (theirs[0] + theirs[0].mT))
+    torch.testing.assert_close(ours[1:], theirs[1:])
 
 
-def test_correlation_is_gpytorchs_matern_and_smooth_at_zero():
-    x = torch.rand(6, 2, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
-    kernel = gpytorch.kernels.MaternKernel(nu=2.5).double()
-    kernel.lengthscale = 1.0
-    square = _square_distance(x, x, diag=False)
-    torch.testing.assert_close(_Matern52.apply(square), kernel(x).to_dense(), atol=1e-7, rtol=1e-7)
-    at_zero = torch.zeros(3, dtype=DTYPE, requires_grad=True)
-    (slope,) = torch.autograd.grad(_Matern52.apply(at_zero).sum(), at_zero)
-    torch.testing.assert_close(slope, torch.full((3,), -5 / 6, dtype=DTYPE))
+def test_without_scale_the_kernel_is_gpytorchs_matern():
+    shape = frame((0, 0), ())
+    p, x = processes(shape, members=1), inputs(shape, 6)
+    reference = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=2)).double()
+    reference.base_kernel.lengthscale = p.value["length"]
+    reference.outputscale = p.value["shared"][0] ** 2
+    torch.testing.assert_close(p.kernel.forward(x, x)[0], reference(x).to_dense(), atol=1e-7, rtol=1e-7)
+
+
+def test_another_category_is_one_cube_length_away():
+    shape = frame((0, 3), ())
+    p = processes(shape, members=1)
+    x = torch.tensor([[0.5, (i + 0.5) / 3] for i in range(3)], dtype=DTYPE)
+    r = math.sqrt(5) / p.value["length"][0, 1]
+    apart = p.value["shared"][0] ** 2 * (1 + r + r**2 / 3) * (-r).exp()
+    covariance = p.kernel.forward(x, x)[0]
+    torch.testing.assert_close(covariance[~torch.eye(3, dtype=torch.bool)], apart.expand(6), atol=1e-12, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_covariance_differentiates_like_finite_differences(shape):
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*size):
+        return torch.randn(size, generator=generator, dtype=DTYPE, requires_grad=True)
+
+    z, v = [drawn(2, n, 2) for n in (4, 3)], [drawn(2, n, shape.axes) for n in (4, 3)]
+    assert torch.autograd.gradcheck(_Covariance.apply, (*z, *v, *(drawn(2, 1, 1) for _ in range(3))))
+
+
+def test_covariance_is_smooth_where_points_coincide():
+    z = torch.zeros(1, 2, dtype=DTYPE, requires_grad=True)
+    clock, one = torch.ones(1, 1, dtype=DTYPE), torch.ones(1, 1, dtype=DTYPE)
+    (slope,) = torch.autograd.grad(_Covariance.apply(z, z.detach(), clock, clock, one, one, one).sum(), z)
+    torch.testing.assert_close(slope, torch.zeros_like(slope))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -149,7 +175,7 @@ def test_every_course_of_drift_vanishes_at_the_target_and_agrees_at_the_reach():
 
 
 def test_undrifted_moves_numeric_coordinates_only():
-    shape = frame((True, False), (-2.0,))
+    shape = frame((0, 2), (-2.0,))
     drift = torch.full((2, 1, BASES), 0.1, dtype=DTYPE)
     x = torch.tensor([[0.5, 0.5, -2.0]], dtype=DTYPE)
     torch.testing.assert_close(undrifted(shape, drift, x)[0], torch.tensor([0.5 + 0.1 * 2 * 3, 0.5], dtype=DTYPE))
@@ -208,8 +234,8 @@ def fitted(losses):
     away = x[:, :2] - torch.tensor([0.3, 0.6], dtype=DTYPE)
     y = away.square().sum(1) - 0.1 * x[:, 2]
     runs = Data.of(shape, x, losses(x, y))
-    mode = climb(shape, runs, starts(shape, runs))
-    return spread(shape, runs, mode, torch.Generator().manual_seed(0)), shape
+    around = climb(shape, runs, starts(shape, runs))
+    return spread(shape, runs, around, torch.Generator().manual_seed(0)), shape
 
 
 def grid_minimum(fit):
@@ -241,24 +267,24 @@ def test_losses_beyond_all_reason_fall_back_on_the_prior_without_an_exception(ca
 
 def test_moments_of_a_certain_theta_are_the_process_itself():
     fit, _ = fitted(lambda x, y: y)
-    certain = type(fit)(fit.processes, fit.weights, fit.mode, torch.zeros_like(fit.root))
+    certain = replace(fit, around=replace(fit.around, root=torch.zeros_like(fit.around.root)))
     x = inputs(frame(), 5, seed=4)
     with torch.no_grad():
         moments = Moments(certain, x)
-        explained = fit.middle.explain(x)
+        explained = fit.middle.explain(fit.middle.cross(x))
         torch.testing.assert_close(moments.variance, fit.middle.variance(x, explained)[0])
 
 
 def test_the_tangent_is_the_variance_of_the_mean_over_theta():
     """Delta method: exact where theta varies little, so a thousandth of the root is drawn from."""
     fit, _ = fitted(lambda x, y: y)
-    little = replace(fit, root=1e-3 * fit.root)
+    little = replace(fit, around=replace(fit.around, root=1e-3 * fit.around.root))
     x = inputs(frame(), 5, seed=4)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        normals = torch.randn(4000, len(fit.mode), generator=generator, dtype=DTYPE)
-        around = replace(fit.processes, theta=fit.mode + normals @ little.root.mT)
-        drawn = around.mean(x, around.explain(x)).var(0)
+        normals = torch.randn(4000, len(fit.around.mode), generator=generator, dtype=DTYPE)
+        around = replace(fit.processes, theta=little.around.at(normals))
+        drawn = around.mean(x, around.cross(x)).var(0)
         # the variance of 4000 draws has a relative standard error of sqrt(2 / 4000) = 2.2 %
         torch.testing.assert_close(Moments(little, x).tangent.square().sum(0), drawn, rtol=0.1, atol=0)
 
@@ -287,7 +313,7 @@ def test_joint_draws_have_the_mean_and_spread_of_the_mixture():
     with torch.no_grad():
         points = Points(fit, x)
         drawn, _ = points.draws(4000, torch.Generator().manual_seed(3))
-        within = fit.processes.variance(x, points.explained)
+        within = fit.processes.variance(x, fit.processes.explain(points.cross))
         sd = (fit.weights @ (within + (points.means - points.mean).square())).sqrt()
     # the mean of 4000 draws is within 4.5 standard errors in all six coordinates with probability 1 - 4e-5
     assert ((drawn.mean(0) - points.mean).abs() < 4.5 * sd / math.sqrt(4000)).all()

@@ -17,7 +17,7 @@ and Powell 2010, for runs that differ).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -59,46 +59,64 @@ def expected_max_affine(intercepts: Array, slopes: Array) -> Array:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What candidate runs (b) would teach about target points (a), given the runs under way."""
+    """What candidate runs (b) would teach about target points (a).
 
-    target: Moments
-    runs: Moments
+    Args:
+        mean: (a,) at the target points. cross: (a, b). among: (b, b), covariances; of the latent function.
+        noise: (b,) variance of a run's outcome around it.
+    """
+
+    mean: Array
+    cross: Array
+    among: Array
+    noise: Array
+
+    @staticmethod
+    def of(target: Moments, runs: Moments, pending: Moments | None = None) -> Knowledge:
+        """Given the runs under way, if any."""
+        cross, among = target.covariance(runs).numpy(), runs.covariance(runs).numpy()
+        if pending is not None:
+            theirs = pending.covariance(pending).numpy() + np.diag(pending.noise.numpy())
+            with_runs = pending.covariance(runs).numpy()
+            known = np.linalg.solve(theirs, with_runs)
+            cross = cross - target.covariance(pending).numpy() @ known
+            among = among - with_runs.T @ known
+        return Knowledge(target.mean.numpy(), cross, among, runs.noise.numpy())
 
     @cached_property
-    def _cross(self) -> Array:
-        return self.target.covariance(self.runs).numpy()
+    def _outcome(self) -> Array:
+        """Variance of the loss of each run, (b,)."""
+        return np.maximum(np.diag(self.among), 0.0) + self.noise
 
-    def shifts(self, pending: Moments | None) -> Array:
+    @cached_property
+    def shifts(self) -> Array:
         """s_b(a): movement of the target's mean per standard deviation of a run's outcome, (b, a)."""
-        cross, variance, noise = self._cross, self.runs.variance.numpy(), self.runs.noise.numpy()
-        if pending is not None:
-            among = pending.covariance(pending).numpy() + np.diag(pending.noise.numpy())
-            with_runs = pending.covariance(self.runs).numpy()
-            known = np.linalg.solve(among, with_runs)
-            cross = cross - self.target.covariance(pending).numpy() @ known
-            variance = variance - (with_runs * known).sum(0)
-        return (cross / np.sqrt(np.maximum(variance, 0.0) + noise)).T
+        shifts: Array = (self.cross / np.sqrt(self._outcome)).T
+        return shifts
 
-    def gradient(self, shifts: Array) -> Array:
-        """KG of runs with these shifts (b, a), in units of the data: (b,)."""
-        mean = self.target.mean.numpy()
-        return np.maximum(mean.min() + expected_max_affine(-mean, -shifts), 0.0)
+    def given(self, run: int) -> Knowledge:
+        """The same with one more of the runs under way."""
+        known = self.among[run] / self._outcome[run]
+        cross = self.cross - np.outer(self.cross[:, run], known)
+        return replace(self, cross=cross, among=self.among - np.outer(self.among[:, run], known))
 
-    def best(self, shifts: Array, costs: Array) -> int:
+    def gradient(self, runs: NDArray[np.intp]) -> Array:
+        """KG of some of the runs (k,), in units of the data: (k,)."""
+        return np.maximum(self.mean.min() + expected_max_affine(-self.mean, -self.shifts[runs]), 0.0)
+
+    def best(self, costs: Array) -> int:
         """The run with the most knowledge per cost: exactly, among those that are best by a lower bound.
 
         The bound is Jensen's: in a cell of Z, the minimum of affine functions is at most its value at the cell's mean.
         """
-        mean = self.target.mean.numpy()
         weight, middle = _cells()
-        least = weight @ (mean + middle[:, None, None] * shifts).min(-1)
-        likely = np.argsort((least - mean.min()) / costs)[:EXACT]
-        return int(likely[(self.gradient(shifts[likely]) / costs[likely]).argmax()])
+        least = weight @ (self.mean + middle[:, None, None] * self.shifts).min(-1)
+        likely = np.argsort((least - self.mean.min()) / costs)[:EXACT]
+        return int(likely[(self.gradient(likely) / costs[likely]).argmax()])
 
     def joint(self, shifts: Array) -> float:
         """Knowledge from a batch whose successive conditional shifts are the rows (q, a), by quasi-Monte Carlo."""
-        mean = self.target.mean.numpy()
-        return float(mean.min() - (mean + _normals(len(shifts)) @ shifts).min(1).mean())
+        return float(self.mean.min() - (self.mean + _normals(len(shifts)) @ shifts).min(1).mean())
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ from tuner.errors import BadInput
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale
 from tuner.space import Categorical, Params, Value
-from tuner.surrogate.fit import Fit, climb, spread, starts
+from tuner.surrogate.fit import Fit, Gaussian, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.optimum import Moments, Points
 from tuner.trial import Observation, Proposal, Recommendation
@@ -138,28 +138,28 @@ def _most_taught(
 ) -> list[Proposal]:
     """The greedy batch of the scale with the best rate of knowledge to cost."""
     target = Moments(fitted, problem.inputs(points, problem.target))
-    batches = [
-        _batch(problem, target, _at_proxy(problem, fitted, points, scale, generator), scale, pending, budget, count)
-        for scale in problem.proxies
-    ]
+    under_way = Moments(fitted, problem.located(pending)) if pending else None
+    batches = []
+    for scale in problem.proxies:
+        inputs = _at_proxy(problem, fitted, points, scale, generator)
+        choices = [Proposal(problem.space.decode(x), scale) for x in problem.frame.split(inputs)[0].numpy()]
+        know = Knowledge.of(target, Moments(fitted, inputs), under_way)
+        batches.append(_batch(problem, know, choices, budget, count))
     return max(batches, key=lambda batch: batch[0])[1]
 
 
 def _batch(
-    problem: Problem, target: Moments, inputs: Tensor, scale: Scale, pending: list[Proposal], budget: float, count: int
+    problem: Problem, know: Knowledge, choices: list[Proposal], budget: float, count: int
 ) -> tuple[float, list[Proposal]]:
     """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them."""
-    choices = [Proposal(problem.space.decode(x), scale) for x in problem.frame.split(inputs)[0].numpy()]
-    costs = np.array([problem.cost(choice.params, scale) for choice in choices])
-    know = Knowledge(target, Moments(target.fit, inputs))
+    costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
     taken: list[int] = []
     rows: list[Array] = []
     rate = 0.0
     while len(taken) < max(count, LOOKAHEAD) and (costs <= budget).any():
-        waiting = problem.located([*pending, *(choices[i] for i in taken)])
-        shifts = know.shifts(Moments(target.fit, waiting) if len(waiting) else None)
-        best = know.best(shifts, np.where(costs <= budget, costs, np.inf))
-        taken, rows, budget = [*taken, best], [*rows, shifts[best]], budget - costs[best]
+        best = know.best(np.where(costs <= budget, costs, np.inf))
+        taken, rows, budget = [*taken, best], [*rows, know.shifts[best]], budget - costs[best]
+        know = know.given(best)
         if len(taken) in (1, 2, LOOKAHEAD):
             rate = max(rate, know.joint(np.array(rows)) / costs[taken].sum())
     return rate, [choices[i] for i in taken[:count]]
@@ -288,7 +288,7 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
-    """The weighted set of processes; its search starts from the mode of the record's last checkpoint."""
+    """The weighted set of processes; its search starts from what the record's last checkpoint said."""
     runs = problem.located(observations)
     losses = torch.tensor([math.inf if o.diverged else o.loss for o in observations], dtype=DTYPE)
     return _fit_of(_Record.of(problem.frame, runs, losses), seed)
@@ -317,24 +317,24 @@ class _Record:
 @lru_cache(maxsize=4)
 def _fit_of(record: _Record, seed: int) -> Fit:
     count = _checkpoint(len(record.losses))
-    warm = _mode_of(record.first(count))
-    mode = warm
+    around = _around(record.first(count))
     if count < len(record.losses):
         data = record.data
-        mode = None if warm is None else climb(record.frame, data, [warm])
-        mode = climb(record.frame, data, starts(record.frame, data)) if mode is None else mode
-    return spread(record.frame, record.data, mode, _generator(seed, len(record.losses)))
+        around = None if around is None else climb(record.frame, data, [around])
+        around = climb(record.frame, data, starts(record.frame, data)) if around is None else around
+    return spread(record.frame, record.data, around, _generator(seed, len(record.losses)))
 
 
 @lru_cache(maxsize=64)
-def _mode_of(record: _Record) -> Tensor | None:
+def _around(record: _Record) -> Gaussian | None:
     data = record.data
     return climb(record.frame, data, starts(record.frame, data))
 
 
 def _checkpoint(count: int) -> int:
-    """The largest of 4, 5, 8, 11, 16, 22, ... (powers of sqrt 2) that is at most `count`; `count` itself below 4."""
-    return count if count < 4 else int(2 ** (math.floor(2 * math.log2(count) + 1e-9) / 2))
+    """The largest of 4, 5, 8, 11, 16, 22, ... (powers of sqrt 2, rounded down) that is at most `count`."""
+    half_octaves = math.ceil(2 * math.log2(count + 1) - 1e-9) - 1
+    return count if count < 4 else int(2 ** (half_octaves / 2))
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -71,9 +71,9 @@ class Problem:
         ]
         table = torch.tensor(beliefs, dtype=DTYPE).reshape(len(self.space), len(self.axes), 2)
         nats = torch.tensor([self.nats(name) for name in self.space], dtype=DTYPE)[:, None]
-        numeric = torch.tensor([not isinstance(d, Categorical) for d in self.space.values()])
+        choices = torch.tensor([len(d.choices) if isinstance(d, Categorical) else 0 for d in self.space.values()])
         reach = [max((math.log(p[a] / self.target[a]) for p in self.proxies), key=abs) for a in self.axes]
-        return Frame(numeric, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats)
+        return Frame(choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats)
 
     def nats(self, name: str) -> float:
         """Length of a hyperparameter's coordinate in nats; 1 for a category, which has none."""

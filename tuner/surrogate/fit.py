@@ -1,10 +1,10 @@
 """From runs to a weighted set of processes: maximum a posteriori, then draws around it.
 
-1. `climb`: L-BFGS on theta from several starts (see `starts`; or the mode of fewer runs).
-2. `spread`, Laplace: theta ~ N(theta_hat, H^-1), H from finite differences of the gradient, evaluated as one batch.
-3. Sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density, tempered until
-   they are worth as many equal ones as members are wanted (where that takes much, the set is Laplace's own), and
-   resampled systematically.
+1. `climb`: L-BFGS on theta from several starts (see `starts`; or what was believed with fewer runs), in coordinates
+   whitened by the start's covariance, then Laplace: theta ~ N(mode, H^-1), H from finite differences of the gradient.
+2. `spread`, sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density,
+   tempered until they are worth as many equal ones as members are wanted (where that takes much, the set is Laplace's
+   own), and resampled systematically.
 """
 
 from __future__ import annotations
@@ -26,12 +26,25 @@ from tuner.surrogate.process import Processes, Singular
 logger = logging.getLogger(__name__)
 
 MEMBERS = 12
-DRAWS = 96
-CLIMB = {"maxiter": 120, "ftol": 1e-6, "maxcor": 30}
+DRAWS = 64
+PART = 16  # processes evaluated at once: more no longer fit the cache
+CLIMB = {"maxiter": 120, "ftol": 1e-5, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down
 SIDE = 0.5  # of a standard deviation of theta: near enough to be linear, far enough to feel its width
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """theta ~ N(mode, root root'): mode (p,), root (p, p)."""
+
+    mode: Tensor
+    root: Tensor
+
+    def at(self, normals: Tensor) -> Tensor:
+        """(..., p) -> (..., p)."""
+        return self.mode + normals @ self.root.mT
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,35 +54,44 @@ class Fit:
     Args:
         processes: m draws of theta.
         weights: (m,), sum to one.
-        mode: (p,) theta at its maximum a posteriori.
-        root: (p, p) a square root of the covariance of theta around it.
+        around: the Gaussian of theta at its maximum a posteriori.
     """
 
     processes: Processes
     weights: Tensor
-    mode: Tensor
-    root: Tensor
+    around: Gaussian
 
     @cached_property
     def middle(self) -> Processes:
         """The process at the mode."""
-        return replace(self.processes, theta=self.mode[None])
+        return replace(self.processes, theta=self.around.mode[None])
 
     @cached_property
-    def sides(self) -> tuple[Processes, Processes]:
-        """p processes on either side of the mode, each SIDE standard deviations along a column of the root."""
-        ahead, behind = (self.mode + side * self.root.mT for side in (SIDE, -SIDE))
-        return replace(self.processes, theta=ahead), replace(self.processes, theta=behind)
+    def sides(self) -> list[tuple[Processes, Processes]]:
+        """Processes on either side of the mode, each SIDE standard deviations along a column of the root; in parts."""
+        each = SIDE * torch.eye(len(self.around.mode), dtype=DTYPE)
+        return [
+            (replace(self.processes, theta=self.around.at(part)), replace(self.processes, theta=self.around.at(-part)))
+            for part in each.split(PART)
+        ]
 
 
-def climb(frame: Frame, data: Data, starts: Sequence[Tensor]) -> Tensor | None:
-    """theta at its maximum a posteriori, the best over the starts; None where none can be optimised."""
+def climb(frame: Frame, data: Data, starts: Sequence[Gaussian]) -> Gaussian | None:
+    """The Gaussian at the maximum a posteriori, the best over the starts; None where none can be optimised."""
     prior = Prior.of(frame, data.spread)
-    found = [mode for start in starts if (mode := _climb(frame, data, prior, start)) is not None]
-    return max(found, key=lambda pair: pair[1])[0] if found else None
+    found = [end for start in starts if (end := _climb(frame, data, prior, start)) is not None]
+    if not found:
+        return None
+    mode, _ = max(found, key=lambda end: end[1])
+    try:
+        around = Gaussian(mode, _laplace(frame, data, prior, mode))
+    except Singular:  # a neighbour of the mode breaks down: stay close to it
+        return Gaussian(mode, 0.1 * torch.eye(prior.size, dtype=DTYPE))
+    last = _climb(frame, data, prior, around)  # a few steps: its own curvature shows what the first climb left
+    return replace(around, mode=mode if last is None else last[0])
 
 
-def starts(frame: Frame, data: Data) -> list[Tensor]:
+def starts(frame: Frame, data: Data) -> list[Gaussian]:
     """The prior's centre, and the belief that the bowl is all there is.
 
     The posterior has a mode where the kernel explains everything and one where it is hardly needed; the climb from the
@@ -79,21 +101,23 @@ def starts(frame: Frame, data: Data) -> list[Tensor]:
     best = frame.split(data.inputs)[0][data.losses.argmin()]
     little = torch.tensor(0.02, dtype=DTYPE)
     plain = prior.near(shared=little, fading=little, bottom=0.5 + 0.8 * (best - 0.5), noise=5 * little)
-    return [prior.near(), plain]
+    return [replace(_whole(prior), mode=mode) for mode in (prior.near(), plain)]
 
 
-def spread(frame: Frame, data: Data, mode: Tensor | None, generator: torch.Generator, members: int = MEMBERS) -> Fit:
+def spread(
+    frame: Frame, data: Data, around: Gaussian | None, generator: torch.Generator, members: int = MEMBERS
+) -> Fit:
     """The weighted set around a mode; draws of the prior, weighed by the data, where there is none."""
     prior = Prior.of(frame, data.spread)
-    if mode is None:
+    if around is None:
         logger.warning("no start could be fitted to %d runs; draws of the prior are weighed instead", len(data.losses))
-        mode, root = torch.zeros(prior.size, dtype=DTYPE), torch.eye(prior.size, dtype=DTYPE)
-    else:
-        try:
-            root = _laplace(frame, data, prior, mode)
-        except Singular:  # a neighbour of the mode breaks down: stay close to it
-            root = 0.1 * torch.eye(prior.size, dtype=DTYPE)
-    return _resample(frame, data, prior, mode, root, generator, members)
+        around = _whole(prior)
+    return _resample(frame, data, prior, around, generator, members)
+
+
+def _whole(prior: Prior) -> Gaussian:
+    """The prior itself."""
+    return Gaussian(torch.zeros(prior.size, dtype=DTYPE), torch.eye(prior.size, dtype=DTYPE))
 
 
 def _log_posterior(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:
@@ -108,42 +132,44 @@ def _gradient(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> tuple[Te
     return value.detach(), slope
 
 
-def _climb(frame: Frame, data: Data, prior: Prior, start: Tensor) -> tuple[Tensor, float] | None:
+def _climb(frame: Frame, data: Data, prior: Prior, start: Gaussian) -> tuple[Tensor, float] | None:
     """Maximum a posteriori from one start, and its log posterior; None where the covariance breaks down."""
 
-    def negative(theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def negative(normals: np.ndarray) -> tuple[float, np.ndarray]:
         try:
-            value, slope = _gradient(frame, data, prior, torch.from_numpy(theta)[None])
+            value, slope = _gradient(frame, data, prior, start.at(torch.from_numpy(normals))[None])
         except Singular:
-            return np.inf, np.zeros_like(theta)
-        return -float(value), -slope[0].numpy()
+            return np.inf, np.zeros_like(normals)
+        return -float(value), -(slope[0] @ start.root).numpy()
 
-    found = minimize(negative, start.numpy(), jac=True, method="L-BFGS-B", options=CLIMB)
-    return (torch.from_numpy(found.x), -float(found.fun)) if np.isfinite(found.fun) else None
+    found = minimize(negative, np.zeros(prior.size), jac=True, method="L-BFGS-B", options=CLIMB)
+    return (start.at(torch.from_numpy(found.x)), -float(found.fun)) if np.isfinite(found.fun) else None
 
 
 def _laplace(frame: Frame, data: Data, prior: Prior, mode: Tensor) -> Tensor:
     """A square root of H^-1 at the mode, (p, p)."""
     moved = mode + STEP * torch.eye(prior.size, dtype=DTYPE)
-    slopes = _gradient(frame, data, prior, torch.cat([mode[None], moved]))[1]
+    parts = torch.cat([mode[None], moved]).split(PART)
+    slopes = torch.cat([_gradient(frame, data, prior, part)[1] for part in parts])
     hessian = -(slopes[1:] - slopes[0]) / STEP
     values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
     return vectors * values.clamp(min=FLOOR).rsqrt()
 
 
 def _resample(
-    frame: Frame, data: Data, prior: Prior, mode: Tensor, root: Tensor, generator: torch.Generator, members: int
+    frame: Frame, data: Data, prior: Prior, around: Gaussian, generator: torch.Generator, members: int
 ) -> Fit:
-    """`members` draws of theta with weights. root: (p, p), theta = mode + root z."""
+    """`members` draws of theta with weights."""
     normals = torch.randn(DRAWS, prior.size, generator=generator, dtype=DTYPE)
     normals[0] = 0.0
-    theta = mode + normals @ root.mT
+    theta = around.at(normals)
     with torch.no_grad():
-        log_density = _each(frame, data, prior, theta) + 0.5 * normals.square().sum(-1)
+        log_posterior = torch.cat([_each(frame, data, prior, part) for part in theta.split(PART)])
+        log_density = log_posterior + 0.5 * normals.square().sum(-1)
         weights = _tempered(log_density, members)
     points = (torch.arange(members) + torch.rand((), generator=generator)) / members
     chosen, counts = torch.searchsorted(weights.cumsum(0), points).clamp(max=DRAWS - 1).unique(return_counts=True)
-    return Fit(Processes(frame, data, prior, theta[chosen]), counts.to(DTYPE) / members, mode, root)
+    return Fit(Processes(frame, data, prior, theta[chosen]), counts.to(DTYPE) / members, around)
 
 
 def _each(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:

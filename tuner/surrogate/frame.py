@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 DTYPE = torch.float64
 
@@ -16,20 +17,20 @@ class Frame:
     """What the surrogate knows before any run; equal and hashed by value.
 
     Args:
-        numeric: (d,) bool; False marks a categorical coordinate.
+        choices: (d,) how many choices a categorical coordinate has; 0 where it is numeric.
         reach: (a,) ln(cheapest proxy / target) along each axis that varies, nonzero.
         drift_mean: (d, a) prior mean of the optimum's movement, in cube lengths per nat of the axis.
         drift_sd: (d, a) its standard deviation.
     """
 
-    numeric: Tensor
+    choices: Tensor
     reach: Tensor
     drift_mean: Tensor
     drift_sd: Tensor
 
     @cached_property
     def _key(self) -> str:
-        return repr([t.tolist() for t in (self.numeric, self.reach, self.drift_mean, self.drift_sd)])
+        return repr([t.tolist() for t in (self.choices, self.reach, self.drift_mean, self.drift_sd)])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Frame) and self._key == other._key
@@ -37,9 +38,14 @@ class Frame:
     def __hash__(self) -> int:
         return hash(self._key)
 
+    @cached_property
+    def numeric(self) -> Tensor:
+        """(d,) bool."""
+        return self.choices == 0
+
     @property
     def dimensions(self) -> int:
-        return self.numeric.shape[0]
+        return self.choices.shape[0]
 
     @property
     def axes(self) -> int:
@@ -48,6 +54,14 @@ class Frame:
     def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """X -> x, l."""
         return inputs[..., : self.dimensions], inputs[..., self.dimensions :]
+
+    def corners(self, inputs: Tensor) -> dict[int, Tensor]:
+        """The choice of each categorical coordinate, one-hot: (..., n, choices)."""
+        return {
+            j: one_hot((inputs[..., j] * k).long().clamp(0, k - 1), k).to(inputs)
+            for j, k in enumerate(self.choices.tolist())
+            if k
+        }
 
     def cheapness(self, logs: Tensor) -> Tensor:
         """How far a scale is from the target: 0 there, 1 where every axis is at its reach. (..., n, a) -> (..., n)."""

@@ -2,7 +2,8 @@
 
     k(X, X') = sigma_f^2 m(x~, x~') + B(n, n') [ sigma_e^2 + sigma_g^2 m(x~, x~') ]
 
-m is a Matern-5/2 correlation; a categorical coordinate is one cube length away from any other choice. B is the
+m is a Matern-5/2 correlation, (1 + r + r^2 / 3) exp(-r) with r = sqrt(5) |z - z'|; a categorical coordinate is one cube
+length away from any other choice. B is the
 covariance of a two-sided Brownian motion whose clock is v = sign(h) |h|^(2 beta/alpha) of the law distance h, summed
 over the axes,
 
@@ -26,8 +27,6 @@ from torch import Tensor
 from tuner.surrogate.frame import Frame
 from tuner.surrogate.mean import undrifted
 from tuner.surrogate.scaling import law_distance
-
-SQRT5 = math.sqrt(5.0)
 
 
 class TransferKernel(gpytorch.kernels.Kernel):
@@ -56,70 +55,77 @@ class TransferKernel(gpytorch.kernels.Kernel):
         self.shared, self.fading, self.offset = shared, fading, offset
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
-        similar = self._matern(x1, x2, diag)
-        shared, fading, offset = (
-            value.square().reshape(value.shape + (1,) * (similar.ndim - value.ndim))
-            for value in (self.shared, self.fading, self.offset)
-        )
-        if self.frame.axes == 0:
-            return shared * similar
-        brownian = self._brownian(x1, x2, diag)
-        return (shared + fading * brownian) * similar + offset * brownian
+        z1, v1 = self._places(x1), self._clock(x1)
+        z2, v2 = (z1, v1) if x2 is x1 else (self._places(x2), self._clock(x2))
+        if diag:  # every point is a set of its own
+            z1, z2, v1, v2 = (t[..., None, :] for t in (z1, z2, v1, v2))
+        variances = [
+            amplitude.square().reshape(amplitude.shape + (1,) * (z1.ndim - amplitude.ndim))
+            for amplitude in (self.shared, self.fading, self.offset)
+        ]
+        covariance: Tensor = _Covariance.apply(z1, z2, v1, v2, *variances)
+        return covariance[..., 0, 0] if diag else covariance
 
-    def _matern(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor:
-        """Correlation of the drift-corrected hyperparameters: (..., n, n'), or (..., n) if diag."""
-        z1 = self._scaled(x1)
-        square = _square_distance(z1, z1 if x2 is x1 else self._scaled(x2), diag)
-        return _Matern52.apply(square + self._mismatch(x1, x2, diag))
-
-    def _scaled(self, inputs: Tensor) -> Tensor:
-        """Numeric coordinates, drift removed, in lengths of the kernel: (..., n, d')."""
-        numeric = self.frame.numeric
-        return undrifted(self.frame, self.drift, inputs)[..., numeric] / self.length[..., None, numeric]
-
-    def _mismatch(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor | float:
-        """Squared distance of the categorical coordinates."""
-        if self.frame.numeric.all():
-            return 0.0
-        c1, c2 = (self.frame.split(x)[0][..., ~self.frame.numeric] for x in (x1, x2))
-        differs = (c1 - c2 if diag else c1[..., :, None, :] - c2[..., None, :, :]).abs() > 1e-9
-        weight = self.length[..., ~self.frame.numeric].square().reciprocal()
-        return (differs * (weight[..., None, :] if diag else weight[..., None, None, :])).sum(-1)
-
-    def _brownian(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor:
-        v1 = self._clock(x1)
-        v2 = v1 if x2 is x1 else self._clock(x2)
-        total = v1.new_zeros(())
-        for axis in range(self.frame.axes):
-            a, b = v1[..., axis], v2[..., axis]
-            a, b = (a, b) if diag else (a[..., :, None], b[..., None, :])
-            total = total + 0.5 * (a.abs() + b.abs() - (a - b).abs())
-        return total
+    def _places(self, inputs: Tensor) -> Tensor:
+        """z, where m is a function of distance: x~ in lengths of the kernel, and for every category a corner of a
+        simplex whose corners are one cube length apart. (..., n, d').
+        """
+        frame = self.frame
+        numeric = undrifted(frame, self.drift, inputs)[..., frame.numeric] / self.length[..., None, frame.numeric]
+        corners = [
+            corner * (math.sqrt(0.5) / self.length[..., None, j, None]) for j, corner in frame.corners(inputs).items()
+        ]
+        return torch.cat([numeric, *corners], -1) if corners else numeric
 
     def _clock(self, inputs: Tensor) -> Tensor:
+        """v, (..., n, a)."""
         h = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
         return h.sign() * h.abs().clamp(min=1e-12) ** (2 * self.ratio[..., None, None])
 
 
-def _square_distance(z1: Tensor, z2: Tensor, diag: bool) -> Tensor:
-    """|z - z'|^2: (..., n, d), (..., n', d) -> (..., n, n'), or pairwise (..., n) if diag."""
-    if diag:
-        return (z1 - z2).square().sum(-1)
-    lengths = z1.square().sum(-1)[..., :, None] + z2.square().sum(-1)[..., None, :]
-    return (lengths - 2 * z1 @ z2.mT).clamp(min=0.0)
+class _Covariance(torch.autograd.Function):
+    """k from z (..., n, d'), v (..., n, a) of two sets and the variances sigma^2, (..., 1, 1) each.
 
-
-class _Matern52(torch.autograd.Function):
-    """(1 + r + r^2 / 3) exp(-r), r = sqrt(5 q), of the squared distance q; smooth at q = 0, unlike sqrt."""
+    Its backward needs a third of the passes over (n, n') that automatic differentiation takes, and is smooth where two
+    points coincide, unlike the square root.
+    """
 
     @staticmethod
-    def forward(ctx: Any, square: Tensor) -> Tensor:
-        r = SQRT5 * square.sqrt()
-        decay = (-r).exp()
-        ctx.save_for_backward(r, decay)
-        return (1 + r + r.square() / 3) * decay
+    def forward(
+        ctx: Any, z1: Tensor, z2: Tensor, v1: Tensor, v2: Tensor, shared: Tensor, fading: Tensor, offset: Tensor
+    ) -> Tensor:
+        r = _square_distance(z1, z2).mul_(5).sqrt_()
+        decay = (-r).exp_()
+        matern = torch.addcmul(r + 1, r, r, value=1 / 3).mul_(decay)
+        brownian = torch.zeros_like(matern[..., :1, :1])
+        for a, b in zip(v1.unbind(-1), v2.unbind(-1), strict=True):
+            for side in (1, -1):  # min(|v|, |v'|) where both are on one side of the target, else 0
+                brownian = brownian + torch.minimum((side * a).relu()[..., :, None], (side * b).relu()[..., None, :])
+        ctx.save_for_backward(z1, z2, v1, v2, shared, fading, offset, r, decay, matern, brownian)
+        return (fading * brownian).add(shared).mul(matern).add_(offset * brownian)
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> Tensor:
-        r, decay = ctx.saved_tensors
-        return outputs[0] * (-5 / 6) * (1 + r) * decay
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, ...]:
+        (slope,) = outputs
+        z1, z2, v1, v2, shared, fading, offset, r, decay, matern, brownian = ctx.saved_tensors
+        by_square = (fading * brownian).add(shared).mul(slope).mul_((r + 1).mul_(decay)).mul_(-5 / 6)  # of |z - z'|^2
+        dz1 = 2 * (by_square.sum(-1)[..., None] * z1 - by_square @ z2)
+        dz2 = 2 * (by_square.sum(-2)[..., None] * z2 - by_square.mT @ z1)
+        by_matern, by_brownian = slope * matern, slope * brownian
+        variances = [part.sum((-2, -1), keepdim=True) for part in (by_matern, by_matern * brownian, by_brownian)]
+        by_brownian = (fading * by_matern).add_(offset * slope)
+        dv1, dv2 = torch.empty_like(v1), torch.empty_like(v2)
+        for axis in range(v1.shape[-1]):
+            a, b = v1[..., axis], v2[..., axis]
+            apart = (a[..., :, None] - b[..., None, :]).sign_().mul_(by_brownian)
+            dv1[..., axis] = 0.5 * (by_brownian.sum(-1) * a.sign() - apart.sum(-1))
+            dv2[..., axis] = 0.5 * (by_brownian.sum(-2) * b.sign() + apart.sum(-2))
+        return dz1, dz2, dv1, dv2, *variances
+
+
+def _square_distance(z1: Tensor, z2: Tensor) -> Tensor:
+    """|z - z'|^2 as one product: (..., n, d), (..., n', d) -> (..., n, n')."""
+    one1, one2 = torch.ones_like(z1[..., :1]), torch.ones_like(z2[..., :1])
+    left = torch.cat([-2 * z1, z1.square().sum(-1, keepdim=True), one1], -1)
+    right = torch.cat([z2, one2, z2.square().sum(-1, keepdim=True)], -1)
+    return (left @ right.mT).clamp_(min=0.0)

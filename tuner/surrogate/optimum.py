@@ -35,13 +35,13 @@ class Points:
     inputs: Tensor
 
     @cached_property
-    def explained(self) -> Tensor:
-        return self.fit.processes.explain(self.inputs)
+    def cross(self) -> Tensor:
+        return self.fit.processes.cross(self.inputs)
 
     @cached_property
     def means(self) -> Tensor:
         """Mean of each member, (m, c)."""
-        return self.fit.processes.mean(self.inputs, self.explained)
+        return self.fit.processes.mean(self.inputs, self.cross)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -51,7 +51,8 @@ class Points:
     def draws(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Joint draws of the latent function (count, c) in units, and the member of each (count,)."""
         p = self.fit.processes
-        covariance = p.covariance(self.inputs, self.explained, self.inputs, self.explained)
+        explained = p.explain(self.cross)
+        covariance = p.covariance(self.inputs, explained, self.inputs, explained)
         with warnings.catch_warnings():  # points that coincide: a little more jitter is no news
             warnings.simplefilter("ignore", NumericalWarning)
             factor = psd_safe_cholesky(covariance + 1e-8 * torch.eye(len(self.inputs), dtype=DTYPE))
@@ -77,13 +78,17 @@ class Moments:
     inputs: Tensor
 
     @cached_property
+    def cross(self) -> Tensor:
+        return self.fit.middle.cross(self.inputs)
+
+    @cached_property
     def explained(self) -> Tensor:
-        return self.fit.middle.explain(self.inputs)
+        return self.fit.middle.explain(self.cross)
 
     @cached_property
     def mean(self) -> Tensor:
         """(c,)."""
-        return self.fit.middle.mean(self.inputs, self.explained)[0]
+        return self.fit.middle.mean(self.inputs, self.cross)[0]
 
     @cached_property
     def tangent(self) -> Tensor:
@@ -91,8 +96,11 @@ class Moments:
 
         One-sided ones keep a share of the curvature, which runs and target have in common whatever a run could teach.
         """
-        ahead, behind = (side.mean(self.inputs, side.explain(self.inputs)) for side in self.fit.sides)
-        return (ahead - behind) / (2 * SIDE)
+        moved = [
+            ahead.mean(self.inputs, ahead.cross(self.inputs)) - behind.mean(self.inputs, behind.cross(self.inputs))
+            for ahead, behind in self.fit.sides
+        ]
+        return torch.cat(moved) / (2 * SIDE)
 
     @cached_property
     def variance(self) -> Tensor:

@@ -72,19 +72,17 @@ class Processes:
         return torch.where(finite, torch.where(finite, self.data.losses, 0.0) - self.law(self.data.inputs), FAR)
 
     @cached_property
-    def covariance_of_runs(self) -> Tensor:
-        """Prior covariance of the noisy runs, (m, n, n)."""
-        x = self.data.inputs
-        return self.kernel.forward(x, x) + torch.diag_embed(self.noise(x))
-
-    @cached_property
     def factor(self) -> Tensor:
-        """Its Cholesky factor."""
-        return torch.linalg.cholesky(self.covariance_of_runs)
+        """Cholesky factor of the prior covariance of the noisy runs, (m, n, n)."""
+        x = self.data.inputs
+        covariance = self.kernel.forward(x, x)
+        covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise(x))
+        return torch.linalg.cholesky(covariance)
 
     @cached_property
-    def _whitened(self) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor, self.residual[..., None], upper=False)[..., 0]
+    def _pulls(self) -> Tensor:
+        """K^-1 residual, (m, n): what each run adds to the mean, per covariance with it."""
+        return torch.cholesky_solve(self.residual[..., None], self.factor)[..., 0]
 
     def log_posterior(self) -> Tensor:
         """ln p(losses | theta) + ln p(theta) up to a constant, (m,).
@@ -92,17 +90,22 @@ class Processes:
         Raises:
             Singular: theta is so extreme that the covariance is singular in float64.
         """
-        fit = _LogDensity.apply(self.covariance_of_runs, self.residual)
+        x = self.data.inputs
+        fit = _LogDensity.apply(self.kernel.forward(x, x), self.noise(x), self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
         return fit + slope - 0.5 * self.theta.square().sum(-1)
 
-    def explain(self, inputs: Tensor) -> Tensor:
-        """L^-1 k(runs, inputs): (m, n, c), from which every posterior covariance is a product."""
-        return torch.linalg.solve_triangular(self.factor, self.kernel.forward(self.data.inputs, inputs), upper=False)
+    def cross(self, inputs: Tensor) -> Tensor:
+        """Prior covariance of the runs with the latent function at inputs, (m, n, c)."""
+        return self.kernel.forward(self.data.inputs, inputs)
 
-    def mean(self, inputs: Tensor, explained: Tensor) -> Tensor:
+    def mean(self, inputs: Tensor, cross: Tensor) -> Tensor:
         """Posterior mean of the law plus the compressed excess above it, (m, c)."""
-        return self.law(inputs) + self.bowl(inputs) + (explained.mT @ self._whitened[..., None])[..., 0]
+        return self.law(inputs) + self.bowl(inputs) + (self._pulls[..., None, :] @ cross)[..., 0, :]
+
+    def explain(self, cross: Tensor) -> Tensor:
+        """L^-1 k(runs, inputs): (m, n, c), from which every posterior covariance is a product."""
+        return torch.linalg.solve_triangular(self.factor, cross, upper=False)
 
     def variance(self, inputs: Tensor, explained: Tensor) -> Tensor:
         """Posterior variance, (m, c)."""
@@ -114,21 +117,23 @@ class Processes:
 
 
 class _LogDensity(torch.autograd.Function):
-    """ln N(r; 0, K) + n/2 ln 2 pi for K (m, n, n), r (m, n): gradients (a a' - K^-1) / 2 and -a, a = K^-1 r.
+    """ln N(r; 0, S) + n/2 ln 2 pi, S = K + diag(noise), for K (m, n, n) and noise, r (m, n).
 
-    Rasmussen and Williams 2006, eq. 5.9: half the time of differentiating through the Cholesky factor.
+    Gradients: G = (a a' - S^-1) / 2 for K, its diagonal for noise, -a for r; a = S^-1 r (Rasmussen and Williams 2006,
+    eq. 5.9): half the time of differentiating through the Cholesky factor.
     """
 
     @staticmethod
-    def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
-        factor = torch.linalg.cholesky(covariance)
+    def forward(ctx: Any, covariance: Tensor, noise: Tensor, residual: Tensor) -> Tensor:
+        factor = torch.linalg.cholesky(covariance + torch.diag_embed(noise))
         solved = torch.cholesky_solve(residual[..., None], factor)[..., 0]
         ctx.save_for_backward(factor, solved)
         return -0.5 * (residual * solved).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, solved = ctx.saved_tensors
-        (scale,) = outputs
-        slope = 0.5 * (solved[..., :, None] * solved[..., None, :] - torch.cholesky_inverse(factor))
-        return scale[..., None, None] * slope, -scale[..., None] * solved
+        scale = outputs[0][..., None]
+        slope = torch.cholesky_inverse(factor).neg_()
+        slope.add_(solved[..., :, None] * solved[..., None, :]).mul_(0.5 * scale[..., None])
+        return slope, slope.diagonal(dim1=-2, dim2=-1), -scale * solved
