@@ -1,25 +1,26 @@
 """How each tensor of a network moves with width: the per-tensor rules of muP and of the standard parametrization.
 
 In ratio form, with m = width / base width, so that m = 1 leaves every rate unchanged. A tensor is `input` (finite to
-infinite: a first layer, an embedding), `hidden` (infinite to infinite) or `readout` (infinite to finite). AdamW has
+infinite), `hidden` (infinite to infinite; `query` is one of these) or `readout` (infinite to finite). AdamW has
 PyTorch's form, w -= lr (u + weight_decay w).
 
 |               | role    | std        | multiplier | lr  | weight decay |
 |---------------|---------|------------|------------|-----|--------------|
 | `mup-adamw`   | input   | fan_in^-½  | 1          | 1   | 1            |
 |               | hidden  | fan_in^-½  | 1          | 1/m | m            |
+|               | query   | 0          | 1          | 1/m | m            |
 |               | readout | 0          | 1/m        | 1   | 1            |
 | `sp-adamw`    | all     | fan_in^-½  | 1          | 1   | 1            |
 
 Sources: Yang et al. 2022 (Tensor Programs V), Table 8; weight decay by independent scaling, which keeps
 lr x weight decay, and so the time scale of the average over updates, the same at every width (Wang & Aitchison 2024;
-CompleteP, Table 1). A readout that starts at zero drops a term of order width^-½ that small networks have and large
-ones do not (README of the mup package).
+CompleteP, Table 1). A readout and queries that start at zero drop terms of order width^-½ that small networks have and
+large ones do not (README of the mup package).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PARAMETRIZATIONS = ("mup-adamw", "sp-adamw")
 
@@ -68,6 +69,11 @@ class Rules:
     def hidden(self, fan_in: int) -> Rule:
         m = self.width_ratio if self.mup else 1.0
         return Rule(fan_in**-0.5, lr=1 / m, weight_decay=m)
+
+    def query(self, fan_in: int) -> Rule:
+        """Hidden; at zero under muP, so that attention starts uniform at every width."""
+        rule = self.hidden(fan_in)
+        return replace(rule, std=0.0, rescaled=False) if self.mup else rule
 
     def readout(self, fan_in: int) -> Rule:
         if self.mup:

@@ -67,7 +67,7 @@ class Attention(nn.Module):
     def __init__(self, rules: Rules, members: Members, width: int, heads: int, base_width: int) -> None:
         super().__init__()
         self.heads, self.factor = heads, rules.attention(width / heads, base_width / heads)
-        self.query = Dense(rules.hidden(width), members, width, width)
+        self.query = Dense(rules.query(width), members, width, width)
         self.key = Dense(rules.hidden(width), members, width, width)
         self.value = Dense(rules.hidden(width), members, width, width)
         self.out = Dense(rules.hidden(width), members, width, width)
