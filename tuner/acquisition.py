@@ -105,13 +105,14 @@ class Knowledge:
         return np.maximum(self.mean.min() + expected_max_affine(-self.mean, -self.shifts[runs]), 0.0)
 
     def best(self, costs: Array) -> int:
-        """The run with the most knowledge per cost: exactly, among those that are best by a lower bound.
+        """The run of finite cost with the most knowledge per cost: exactly, among those best by a lower bound.
 
         The bound is Jensen's: in a cell of Z, the minimum of affine functions is at most its value at the cell's mean.
         """
         weight, middle = _cells()
-        least = weight @ (self.mean + middle[:, None, None] * self.shifts).min(-1)
-        likely = np.argsort((least - self.mean.min()) / costs)[:EXACT]
+        possible = np.flatnonzero(np.isfinite(costs))
+        least = weight @ (self.mean + middle[:, None, None] * self.shifts[possible]).min(-1)
+        likely = possible[np.argsort((least - self.mean.min()) / costs[possible])[:EXACT]]
         return int(likely[(self.gradient(likely) / costs[likely]).argmax()])
 
     def joint(self, shifts: Array) -> float:

@@ -37,7 +37,8 @@ LEVEL = 0.9  # of every interval
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
-RUNS = 384  # candidate runs over all proxies
+RUNS = 64  # points near where the optimum of a proxy may be
+WALL = 4.0  # noise standard deviations above the best, beyond which a run would tell of the walls alone
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
@@ -141,37 +142,41 @@ def _most_taught(
     under_way = Moments(fitted, problem.located(pending)) if pending else None
     batches = []
     for scale in problem.proxies:
-        inputs = _at_proxy(problem, fitted, points, scale, generator)
+        inputs = problem.inputs(_candidates(problem, fitted, scale, generator, count=RUNS), scale)
         choices = [Proposal(problem.space.decode(x), scale) for x in problem.frame.split(inputs)[0].numpy()]
-        know = Knowledge.of(target, Moments(fitted, inputs), under_way)
-        batches.append(_batch(problem, know, choices, budget, count))
+        runs = Moments(fitted, inputs)
+        know = Knowledge.of(target, runs, under_way)
+        costs = np.array([problem.cost(choice.params, scale) for choice in choices])
+        batches.append(_batch(know, choices, np.where(_promising(runs, know), costs, np.inf), budget, count))
     return max(batches, key=lambda batch: batch[0])[1]
 
 
+def _promising(runs: Moments, know: Knowledge) -> NDArray[np.bool_]:
+    """Runs whose loss may be about the best of their scale, (b,).
+
+    Far up the walls of the valley the surrogate would learn from little but its own idea of their shape.
+    """
+    mean, among = runs.mean.numpy(), know.among
+    best = int(mean.argmin())
+    spread = np.sqrt(np.maximum(np.diag(among) + among[best, best] - 2 * among[best], 0.0))
+    inside: NDArray[np.bool_] = mean - mean[best] <= WALL * np.sqrt(know.noise) + 2 * spread
+    return inside
+
+
 def _batch(
-    problem: Problem, know: Knowledge, choices: list[Proposal], budget: float, count: int
+    know: Knowledge, choices: list[Proposal], costs: Array, budget: float, count: int
 ) -> tuple[float, list[Proposal]]:
     """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them."""
-    costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
     taken: list[int] = []
     rows: list[Array] = []
     rate = 0.0
-    while len(taken) < max(count, LOOKAHEAD) and (costs <= budget).any():
-        best = know.best(np.where(costs <= budget, costs, np.inf))
+    while len(taken) < max(count, LOOKAHEAD) and (possible := np.isfinite(costs) & (costs <= budget)).any():
+        best = know.best(np.where(possible, costs, np.inf))
         taken, rows, budget = [*taken, best], [*rows, know.shifts[best]], budget - costs[best]
         know = know.given(best)
         if len(taken) in (1, 2, LOOKAHEAD):
             rate = max(rate, know.joint(np.array(rows)) / costs[taken].sum())
     return rate, [choices[i] for i in taken[:count]]
-
-
-def _at_proxy(problem: Problem, fitted: Fit, points: Array, scale: Scale, generator: torch.Generator) -> Tensor:
-    """A share of the target's points, moved by the mean drift to where they matter at a proxy: X (c, d + a)."""
-    share = min(len(points), max(RUNS // len(problem.proxies), 32))
-    kept = points[torch.randperm(len(points), generator=generator)[:share].numpy()]
-    inputs = problem.inputs(kept, scale)
-    drift = (fitted.weights[:, None, None] * fitted.processes.drift(inputs)).sum(0).numpy()
-    return problem.inputs(problem.snapped(np.clip(kept + drift, 0.0, 1.0)), scale)
 
 
 # What is best

@@ -1,11 +1,14 @@
 """The covariance of what the mean misses.
 
-    k(X, X') = sigma_f^2 m(x~, x~') + B(n, n') [ sigma_e^2 + sigma_g^2 m(x~, x~') ]
+    k(X, X') = sigma_f^2 m(r) + B(n, n') [ sigma_e^2 + sigma_g^2 m(2 r) ]          r = sqrt(5) |z - z'|
 
-m is a Matern-5/2 correlation, (1 + r + r^2 / 3) exp(-r) with r = sqrt(5) |z - z'|; a categorical coordinate is one cube
-length away from any other choice. B is the
-covariance of a two-sided Brownian motion whose clock is v = sign(h) |h|^(2 beta/alpha) of the law distance h, summed
-over the axes,
+m(r) = (1 + r + r^2 / 3) exp(-r) is the Matern-5/2 correlation. z are the drift-corrected hyperparameters x~ in lengths
+of the kernel; a categorical coordinate is one cube length away from any other choice. What sets one scale apart is
+rougher than what all share, half the length: with one length for both, runs on the walls of the valley seem to tell
+where its bottom lies at that scale, and the intervals are too short (benchmarks/README.md, coverage).
+
+B is the covariance of a two-sided Brownian motion whose clock is v = sign(h) |h|^(2 beta/alpha) of the law distance h,
+summed over the axes,
 
     B(n, n') = sum_a (|v_a| + |v'_a| - |v_a - v'_a|) / 2
 
@@ -27,6 +30,8 @@ from torch import Tensor
 from tuner.surrogate.frame import Frame
 from tuner.surrogate.mean import undrifted
 from tuner.surrogate.scaling import law_distance
+
+ROUGHER = 2  # lengths of f, in lengths of g
 
 
 class TransferKernel(gpytorch.kernels.Kernel):
@@ -96,24 +101,28 @@ class _Covariance(torch.autograd.Function):
     ) -> Tensor:
         r = _square_distance(z1, z2).mul_(5).sqrt_()
         decay = (-r).exp_()
-        matern = torch.addcmul(r + 1, r, r, value=1 / 3).mul_(decay)
-        brownian = torch.zeros_like(matern[..., :1, :1])
+        smooth = torch.addcmul(r + 1, r, r, value=1 / 3).mul_(decay)
+        rough = torch.addcmul(1 + ROUGHER * r, r, r, value=ROUGHER**2 / 3).mul_(decay**ROUGHER)
+        brownian = torch.zeros_like(r[..., :1, :1])
         for a, b in zip(v1.unbind(-1), v2.unbind(-1), strict=True):
-            for side in (1, -1):  # min(|v|, |v'|) where both are on one side of the target, else 0
-                brownian = brownian + torch.minimum((side * a).relu()[..., :, None], (side * b).relu()[..., None, :])
-        ctx.save_for_backward(z1, z2, v1, v2, shared, fading, offset, r, decay, matern, brownian)
-        return (fading * brownian).add(shared).mul(matern).add_(offset * brownian)
+            for far1, far2 in ((a.relu(), b.relu()), ((-a).relu(), (-b).relu())):  # beyond the target, on either side
+                if far1.any() and far2.any():  # min(|v|, |v'|) where both are on one side, else 0
+                    brownian = brownian + torch.minimum(far1[..., :, None], far2[..., None, :])
+        ctx.save_for_backward(z1, z2, v1, v2, shared, fading, offset, r, decay, smooth, rough, brownian)
+        return (fading * rough).add_(offset).mul_(brownian).add_(shared * smooth)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, ...]:
         (slope,) = outputs
-        z1, z2, v1, v2, shared, fading, offset, r, decay, matern, brownian = ctx.saved_tensors
-        by_square = (fading * brownian).add(shared).mul(slope).mul_((r + 1).mul_(decay)).mul_(-5 / 6)  # of |z - z'|^2
+        z1, z2, v1, v2, shared, fading, offset, r, decay, smooth, rough, brownian = ctx.saved_tensors
+        by_square = (shared * decay).mul_(1 + r)  # -6/5 of the derivative by |z - z'|^2
+        by_square.add_((1 + ROUGHER * r).mul_(decay**ROUGHER).mul_(brownian).mul_(ROUGHER**2 * fading))
+        by_square.mul_(slope).mul_(-5 / 6)
         dz1 = 2 * (by_square.sum(-1)[..., None] * z1 - by_square @ z2)
         dz2 = 2 * (by_square.sum(-2)[..., None] * z2 - by_square.mT @ z1)
-        by_matern, by_brownian = slope * matern, slope * brownian
-        variances = [part.sum((-2, -1), keepdim=True) for part in (by_matern, by_matern * brownian, by_brownian)]
-        by_brownian = (fading * by_matern).add_(offset * slope)
+        weighed = slope * brownian
+        variances = [part.sum((-2, -1), keepdim=True) for part in (slope * smooth, weighed * rough, weighed)]
+        by_brownian = (fading * rough).add_(offset).mul_(slope)
         dv1, dv2 = torch.empty_like(v1), torch.empty_like(v2)
         for axis in range(v1.shape[-1]):
             a, b = v1[..., axis], v2[..., axis]
