@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property
+from itertools import accumulate
 from numbers import Real
 from types import TracebackType
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, 
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
 STACK = 4  # trials of one scale that train together, where the objective can stack them
+BLIND = 0.1  # of the budget that is left: what trials proposed together, not knowing of one another, cost at most
 HOPELESS = 3  # trials that broke at every attempt, and none that did not: the objective is at fault
 
 
@@ -168,6 +170,8 @@ class Study:
             self.problem, self.observations, self.pending, seed=self.seed, budget=budget, count=count
         )
         self.thought.append(time.perf_counter() - start)
+        costs = accumulate(self.cost(p.params, p.scale) for p in proposals)
+        proposals = proposals[: max(1, sum(cost <= BLIND * budget for cost in costs))]
         first = len(self.entries)
         seeds = [trial_seed(self.seed, first + i) for i in range(count)]
         return [
