@@ -609,7 +609,7 @@ def test_a_stacked_group_that_breaks_once_costs_one_attempt_and_the_study_goes_o
             return [Result(1.0) for _ in trials]
 
     study = made(retries=1)
-    study.optimize(Stacks(*[1.0] * 99), 12 * RUN)
+    study.optimize(Stacks(*[1.0] * 99), 40 * RUN)  # a tenth of it is a stack of four
     assert [e.state for e in study.entries].count(FAILED) == 4
     assert all(e.attempt == 2 for e in study.entries if e.retry_of is not None)
     assert len(study.observations) >= 4
