@@ -606,7 +606,7 @@ def test_a_stacked_group_that_breaks_once_costs_one_attempt_and_the_study_goes_o
             if not self.broke:
                 self.broke = True
                 raise MemoryError("no room for four")
-            return [Result(1.0) for _ in trials]
+            return [Result(1.0, 8 * RUN * study.target_cost) for _ in trials]
 
     study = made(retries=1)
     study.optimize(Stacks(*[1.0] * 99), 40 * RUN)  # a tenth of it is a stack of four
