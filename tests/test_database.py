@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import until
 
 import tuner
 from tuner.lock import Held, key, take
@@ -29,18 +30,8 @@ from tuner.space import Float, SearchSpace
 from tuner.trial import Result
 
 SPARE = ["--no-sync", "--no-locale", "--encoding=UTF8"]  # neither the disk nor the environment has a say
-PATIENCE = 30.0  # seconds, for what takes a fraction of one on an idle machine
 HELD = re.escape(f"is held by process {socket.gethostname()}:") + "{}; wait for it or stop it$"
 LOST = r"^record: the lock on 'study' was lost, its connection to the server is gone; run the same command again$"
-
-
-def until(condition):
-    """What the condition becomes, polled until it is true."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return value
 
 
 # ---- the server

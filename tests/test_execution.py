@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from tuner.execution import Serial, WorkerPool, run_group
 from tuner.objective import ObjectiveSource
@@ -87,17 +88,9 @@ def toy(tmp_path, monkeypatch):
     sys.modules.pop("toy", None)
 
 
-def until(condition, seconds=10.0):
-    """What the condition becomes, polled until it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return value
-
-
 def sleeping(folder, count=2):
     """The pids of that many workers that say they sleep."""
-    return until(lambda: len(found := [int(path.stem) for path in folder.glob("*.pid")]) == count and found, 30)
+    return until(lambda: len(found := [int(path.stem) for path in folder.glob("*.pid")]) == count and found)
 
 
 def alive(pid):
@@ -416,8 +409,8 @@ def test_a_killed_coordinator_leaves_no_process_behind(coordinator, tmp_path):
     assert set(workers) < set(family(process))
     process.kill()
     process.wait()
-    assert until(lambda: not any(map(alive, workers)), 5)
-    assert until(lambda: not family(process), 5)
+    assert until(lambda: not any(map(alive, workers)))
+    assert until(lambda: not family(process))
 
 
 def end_by_ctrl_c(process):
@@ -431,7 +424,7 @@ def test_ctrl_c_ends_a_coordinator_and_its_workers_at_once(coordinator, tmp_path
     process = coordinator(do="sleeps")
     assert sleeping(tmp_path)
     end_by_ctrl_c(process)
-    assert until(lambda: not family(process), 5)
+    assert until(lambda: not family(process))
 
 
 def test_ctrl_c_ends_a_coordinator_whose_workers_are_still_starting(coordinator, tmp_path):
@@ -439,7 +432,7 @@ def test_ctrl_c_ends_a_coordinator_whose_workers_are_still_starting(coordinator,
     process = coordinator(torch=f"{slow}\n{TORCH}")
     assert sleeping(tmp_path, 1)
     end_by_ctrl_c(process)
-    assert until(lambda: not family(process), 5)
+    assert until(lambda: not family(process))
 
 
 def test_a_guarded_script_may_train_its_own_function_and_an_unguarded_one_is_told_to_guard(coordinator):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from waiting import PATIENCE, until
 
 from tuner.cli import main
 from tuner.objective import ObjectiveSource
@@ -25,16 +26,6 @@ from tuner.scale import Scale
 from tuner.space import Float
 
 TUNER = [sys.executable, "-m", "tuner.cli"]
-PATIENCE = 60.0  # seconds, for what takes a few on an idle machine
-
-
-def until(condition):
-    """What the condition becomes, polled until it is true."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return value
 
 
 def said(log, word):

@@ -1,0 +1,14 @@
+"""Waiting for what other processes do."""
+
+import time
+
+PATIENCE = 60.0  # seconds, for what takes a few at most on an idle machine
+
+
+def until(condition):
+    """What the condition becomes, polled until it is true."""
+    end = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
