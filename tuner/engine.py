@@ -38,7 +38,7 @@ TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
 RUNS = 64  # points near where the optimum of a proxy may be
-WALL = 4.0  # noise standard deviations above the best, beyond which a run would tell of the walls alone
+WALL = 6.0  # height above the bottom of a valley, in standard deviations of a run, that is still in it
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
@@ -142,24 +142,23 @@ def _most_taught(
     under_way = Moments(fitted, problem.located(pending)) if pending else None
     batches = []
     for scale in problem.proxies:
-        inputs = problem.inputs(_candidates(problem, fitted, scale, generator, count=RUNS), scale)
-        choices = [Proposal(problem.space.decode(x), scale) for x in problem.frame.split(inputs)[0].numpy()]
-        runs = Moments(fitted, inputs)
-        know = Knowledge.of(target, runs, under_way)
+        near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
+        runs = Moments(fitted, problem.inputs(near, scale))
+        choices = [Proposal(problem.space.decode(x), scale) for x in near]
         costs = np.array([problem.cost(choice.params, scale) for choice in choices])
-        batches.append(_batch(know, choices, np.where(_promising(runs, know), costs, np.inf), budget, count))
+        know = Knowledge.of(target, runs, under_way)
+        batches.append(_batch(know, choices, np.where(_in_valley(runs), costs, np.inf), budget, count))
     return max(batches, key=lambda batch: batch[0])[1]
 
 
-def _promising(runs: Moments, know: Knowledge) -> NDArray[np.bool_]:
-    """Runs whose loss may be about the best of their scale, (b,).
+def _in_valley(runs: Moments) -> NDArray[np.bool_]:
+    """Runs whose predicted loss is the best of their scale, but for a few standard deviations of a run's noise, (b,).
 
-    Far up the walls of the valley the surrogate would learn from little but its own idea of their shape.
+    By the surrogate alone, runs far up the walls would teach most, because it takes the shape of the walls for granted:
+    with it wrong by a little, they mislead.
     """
-    mean, among = runs.mean.numpy(), know.among
-    best = int(mean.argmin())
-    spread = np.sqrt(np.maximum(np.diag(among) + among[best, best] - 2 * among[best], 0.0))
-    inside: NDArray[np.bool_] = mean - mean[best] <= WALL * np.sqrt(know.noise) + 2 * spread
+    mean = runs.mean.numpy()
+    inside: NDArray[np.bool_] = mean - mean.min() <= WALL * np.sqrt(runs.noise.numpy())
     return inside
 
 
