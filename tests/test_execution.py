@@ -298,7 +298,7 @@ def test_a_worker_killed_while_idle_is_replaced(toy):
     with WorkerPool(toy("Reporter", home=multiprocessing.get_context().get_start_method()), 1) as pool:
         pid = int(pool.submit([trial()]).result()[0].loss)
         os.kill(pid, signal.SIGKILL)
-        assert until(lambda: not alive(pid))
+        assert until(lambda: not alive(pid), 10)
         (result,) = pool.submit([trial()]).result()
         assert result.loss != pid
 
@@ -409,8 +409,8 @@ def test_a_killed_coordinator_leaves_no_process_behind(coordinator, tmp_path):
     assert set(workers) < set(family(process))
     process.kill()
     process.wait()
-    assert until(lambda: not any(map(alive, workers)))
-    assert until(lambda: not family(process))
+    assert until(lambda: not any(map(alive, workers)), 5)
+    assert until(lambda: not family(process), 5)
 
 
 def end_by_ctrl_c(process):
@@ -424,7 +424,7 @@ def test_ctrl_c_ends_a_coordinator_and_its_workers_at_once(coordinator, tmp_path
     process = coordinator(do="sleeps")
     assert sleeping(tmp_path)
     end_by_ctrl_c(process)
-    assert until(lambda: not family(process))
+    assert until(lambda: not family(process), 5)
 
 
 def test_ctrl_c_ends_a_coordinator_whose_workers_are_still_starting(coordinator, tmp_path):
@@ -432,7 +432,7 @@ def test_ctrl_c_ends_a_coordinator_whose_workers_are_still_starting(coordinator,
     process = coordinator(torch=f"{slow}\n{TORCH}")
     assert sleeping(tmp_path, 1)
     end_by_ctrl_c(process)
-    assert until(lambda: not family(process))
+    assert until(lambda: not family(process), 5)
 
 
 def test_a_guarded_script_may_train_its_own_function_and_an_unguarded_one_is_told_to_guard(coordinator):
