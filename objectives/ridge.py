@@ -123,7 +123,7 @@ class RandomFeatures:
     psi1: float = 4.0
     label_noise: float = 0.25
     noise: float = 1e-3
-    parametrization = "none"
+    parametrization = "limit"
 
     space = SearchSpace({"ridge": Float(1e-2, 1e1, log=True)})
 

@@ -50,6 +50,7 @@ def known():
         reach=torch.tensor([math.log(1 / 16)], dtype=DTYPE),
         drift_mean=torch.zeros(2, 1, dtype=DTYPE),
         drift_sd=torch.full((2, 1), 0.03, dtype=DTYPE),
+        endless=torch.ones(1, dtype=DTYPE),
     )
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(12, 3, generator=generator, dtype=DTYPE)

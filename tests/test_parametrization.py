@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.parametrization import BESIDE_WIDTH, PRESETS, UNKNOWN, applied, preset
+from tuner.parametrization import BESIDE_WIDTH, ENDLESS, ENDLESS_IN_LIMIT, PRESETS, SETTLING, UNKNOWN, applied, preset
 from tuner.scale import Scale
 from tuner.space import Categorical, Float, Int, SearchSpace
 
@@ -152,9 +152,16 @@ def test_an_override_moves_the_belief_against_itself_because_theory_is_about_the
 
 
 def test_what_a_preset_does_not_know_is_wide_and_centred():
-    assert preset("mup-adamw").belief(SPACE, "momentum", "width", {"width"}) == UNKNOWN
     assert preset("mup-adamw").belief(SPACE, "lr", "heads", {"heads"}) == UNKNOWN
     assert preset("none").belief(SPACE, "lr", "width", {"width"}) == UNKNOWN
+
+
+def test_where_the_model_has_a_limit_drifts_come_to_rest():
+    for name, limited in (("mup-adamw", True), ("limit", True), ("none", False), ("sp-adamw", False)):
+        rule = preset(name)
+        assert rule.belief(SPACE, "momentum", "width", {"width"}) == (SETTLING if limited else UNKNOWN)
+        assert rule.endless("width") == rule.endless("params") == (ENDLESS_IN_LIMIT if limited else ENDLESS)
+        assert rule.endless("tokens") == rule.endless("batch_size") == ENDLESS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -166,6 +173,7 @@ def test_an_applied_preset_multiplies_by_nothing_and_keeps_its_drift_prior(name)
     for hyperparameter in SPACE:
         for axis in ("width", "params", "depth", "steps", "tokens", "batch_size"):
             assert rule.belief(SPACE, hyperparameter, axis, {axis}) == whole.belief(SPACE, hyperparameter, axis, {axis})
+            assert rule.endless(axis) == whole.endless(axis)
 
 
 @pytest.mark.parametrize("make", [preset, applied])

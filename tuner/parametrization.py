@@ -11,10 +11,14 @@ standard deviation.
 | preset    | exponents (width)           | source                                                                     |
 |-----------|-----------------------------|----------------------------------------------------------------------------|
 | none      | none                        | no theory: every prior is wide and centred at zero                         |
+| limit     | none                        | only that the model has a limit at infinite width (random features)        |
 | sp-adamw  | none; theory in the prior   | Everett et al. 2024 (lr ~ 1/n at full alignment); Step Law (lr in N, D)    |
 | mup-sgd   | none: hidden lr is constant | Yang et al. 2022 (TP-V), Table 8                                           |
 | mup-adam  | lr -1                       | TP-V, Table 8: hidden matrices                                             |
 | mup-adamw | lr -1, weight_decay +1      | TP-V, Table 8; independent weight decay (Wang & Aitchison 2024; CompleteP) |
+
+Under muP, and wherever else a model has a limit at infinite width, its optimum comes to rest: a drift that goes on with
+log n has a small share of the prior's variance there, ENDLESS_IN_LIMIT.
 
 Batch and horizon: square-root rule for Adam (Malladi et al. 2022), linear for SGD (Goyal et al. 2017); weight decay by
 the timescale 1 / (lr * weight decay * steps) (Wang & Aitchison 2024; Power Lines 2025); the best batch grows about as
@@ -40,6 +44,8 @@ Table = Mapping[str, Mapping[str, float]]  # role or hyperparameter -> axis -> e
 
 BESIDE_WIDTH: Belief = (0.0, 0.1)  # params where width is an axis too: next to nothing is left for it to say
 UNKNOWN: Belief = (0.0, 0.5)  # a pair no preset knows: over 16x in scale the optimum may move 4x either way
+SETTLING: Belief = (0.0, 0.4)  # such a pair where the model has a limit
+ENDLESS, ENDLESS_IN_LIMIT = 2 / 3, 0.1  # share of a drift's variance that never comes to rest
 
 Theory = Mapping[tuple[str, str], Belief]  # (role, axis) -> d ln(raw optimum) / d ln(axis)
 
@@ -74,8 +80,8 @@ _MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
     ("lr", "width"): 0.2,
     ("lr", "params"): 0.1,
     ("lr", "depth"): 0.3,
-    ("init_scale", "width"): 0.2,
-    ("init_scale", "params"): 0.1,
+    ("init_scale", "width"): 0.3,
+    ("init_scale", "params"): 0.15,
     ("weight_decay", "width"): 0.25,
     ("weight_decay", "params"): 0.15,
     ("weight_decay", "depth"): 0.3,
@@ -97,11 +103,13 @@ class Parametrization:
         name: of the preset it came from.
         exponents: role or hyperparameter -> axis -> gamma.
         theory: (role, axis) -> mean and standard deviation of d ln(raw optimum) / d ln(axis).
+        limits: axes along which the model, and so its optimum, has a limit.
     """
 
     name: str = "none"
     exponents: Table = field(default_factory=dict)
     theory: Theory = field(default_factory=dict)
+    limits: frozenset[str] = frozenset()
 
     def exponent(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> float:
         """gamma of one hyperparameter along one axis, in a study whose scales have these axes.
@@ -126,10 +134,14 @@ class Parametrization:
         if axis == "params" and "width" in axes:
             return BESIDE_WIDTH
         role = space.role(name)
-        mean, sd = self.theory.get((role, axis), UNKNOWN)
+        mean, sd = self.theory.get((role, axis), SETTLING if axis in self.limits else UNKNOWN)
         if axis == "depth" and _derives_width(axes):  # at fixed params a deeper network is narrower
             mean += _PART_OF_WIDTH["depth"] * self.theory.get((role, "width"), UNKNOWN)[0]
         return mean - self.exponent(space, name, axis, axes), sd
+
+    def endless(self, axis: str) -> float:
+        """Share of a belief's variance that a drift without an end has."""
+        return ENDLESS_IN_LIMIT if axis in self.limits else ENDLESS
 
     def to_raw(self, space: SearchSpace, params: Params, scale: Scale, base: Scale) -> dict[str, Value]:
         """Base values -> what the training function receives at a scale."""
@@ -150,10 +162,13 @@ class Parametrization:
         return rounded(float(value) * factor) if factor != 1 else value
 
 
+_WIDE = frozenset({"width", "params"})  # axes along which a network grows wider
+
+
 def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
     """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
     claims = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
-    return Parametrization(name, exponents, {**horizon, **claims})
+    return Parametrization(name, exponents, {**horizon, **claims}, _WIDE)
 
 
 def _claimed(exponents: Table, role: str, axis: str) -> float:
@@ -167,6 +182,7 @@ _LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0}}
 
 PRESETS: Mapping[str, Parametrization] = {
     "none": Parametrization("none"),
+    "limit": Parametrization("limit", limits=_WIDE),
     "sp-adamw": Parametrization("sp-adamw", {}, {**_ADAM_HORIZON, **_SP_ADAMW}),
     "mup-sgd": _mup("mup-sgd", {}, _SGD_HORIZON),
     "mup-adam": _mup("mup-adam", _LR, _ADAM_HORIZON),

@@ -73,7 +73,8 @@ class Problem:
         nats = torch.tensor([self.nats(name) for name in self.space], dtype=DTYPE)[:, None]
         choices = torch.tensor([len(d.choices) if isinstance(d, Categorical) else 0 for d in self.space.values()])
         reach = [max((math.log(p[a] / self.target[a]) for p in self.proxies), key=abs) for a in self.axes]
-        return Frame(choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats)
+        endless = torch.tensor([self.parametrization.endless(axis) for axis in self.axes], dtype=DTYPE)
+        return Frame(choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats, endless)
 
     def nats(self, name: str) -> float:
         """Length of a hyperparameter's coordinate in nats; 1 for a category, which has none."""

@@ -21,16 +21,18 @@ class Frame:
         reach: (a,) ln(cheapest proxy / target) along each axis that varies, nonzero.
         drift_mean: (d, a) prior mean of the optimum's movement, in cube lengths per nat of the axis.
         drift_sd: (d, a) its standard deviation.
+        endless: (a,) the share of its variance that a drift without an end has: small where the model has a limit.
     """
 
     choices: Tensor
     reach: Tensor
     drift_mean: Tensor
     drift_sd: Tensor
+    endless: Tensor
 
     @cached_property
     def _key(self) -> str:
-        return repr([t.tolist() for t in (self.choices, self.reach, self.drift_mean, self.drift_sd)])
+        return repr([t.tolist() for t in (self.choices, self.reach, self.drift_mean, self.drift_sd, self.endless)])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Frame) and self._key == other._key

@@ -37,13 +37,13 @@ def _lognormal(median: float, sd: float, *shape: int) -> Block:
 
 
 def _drift(frame: Frame) -> Block:
-    """Theory's mean is on the log n course; each of the three alone may be what theory's deviation speaks of.
+    """Theory's mean is on the log n course; its deviation at the reach is shared by the three, in variance.
 
-    A drift seen below may so go on, come to rest or turn; the displacement at the reach is up to 1.7 times as uncertain
-    as stated, which is what the optima of small transformers need (benchmarks/README.md).
+    A drift seen below may so go on, come to rest or turn. Where the model has a limit, coming to rest is the rule.
     """
     loc = torch.stack([frame.drift_mean, *[torch.zeros_like(frame.drift_mean)] * (BASES - 1)], -1)
-    return Block(loc, frame.drift_sd[..., None].expand_as(loc))
+    settling = (1 - frame.endless) / (BASES - 1)
+    return Block(loc, frame.drift_sd[..., None] * torch.stack([frame.endless, settling, settling], -1).sqrt())
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Prior:
                 "shared": _lognormal(0.3, 0.6),  # amplitude of f
                 "fading": _lognormal(0.6, 0.5),  # amplitude of g at the reach
                 "offset": _lognormal(0.2, 0.8),  # what the loss law misses, at the reach
-                "noise": _lognormal(0.1, 1.0),  # standard deviation of a run at the target
+                "noise": _lognormal(0.15, 0.7),  # standard deviation of a run at the target
                 "noise_slope": _normal(0.0, 0.5),  # ln(noise at the reach / noise at the target)
             }
         )
