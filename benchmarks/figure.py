@@ -1,9 +1,9 @@
 """The figure of the README: cost spent against the loss of the answer at the target, from saved comparisons.
 
-    python -m benchmarks.figure benchmarks/results/digits.json benchmarks/figures/headline.svg
+    python -m benchmarks.figure benchmarks/results/digits*.json --output benchmarks/figures/headline.svg
 
-A result is the standard output of `tuner compare ... --json`. Lines are medians over seeds, bands quartiles. A method
-that searches below the target is charged its verification run there too.
+A result is the standard output of `tuner compare ... --json`; methods of several are drawn together. Lines are medians
+over seeds, bands quartiles. A method that searches below the target is charged its verification run there too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def _at(seed: list[tuple[float, float]], cost: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("figure", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args()
-    methods = json.loads(chosen.result.read_text())["methods"]
+    methods = {name: told for path in chosen.results for name, told in json.loads(path.read_text())["methods"].items()}
     mpl.rcParams["svg.hashsalt"] = "transfer-tuner"  # the same bytes from the same numbers
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for name, told in methods.items():
@@ -55,8 +55,8 @@ def main() -> None:
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    chosen.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(chosen.figure, metadata={"Date": None})
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(chosen.output, metadata={"Date": None})
 
 
 if __name__ == "__main__":

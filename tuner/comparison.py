@@ -188,7 +188,11 @@ def _scores(
         source, target = study.source, study.problem.target
     with WorkerPool(source, workers) as pool:
         running = {key: pool.submit(_fresh(params, target)) for key, params in answers.items()}
-        return {key: [_loss(outcome, said) for outcome in future.result()] for key, future in running.items()}
+        scores: dict[tuple[tuple[str, Any], ...], list[float]] = {}
+        for key, future in running.items():
+            scores[key] = [_loss(outcome, said) for outcome in future.result()]
+            said(f"answer {len(scores)} of {len(running)}: mean loss {np.mean(scores[key]):.6g}")
+        return scores
 
 
 def _loss(outcome: Result | Failure, said: Callable[[str], None]) -> float:
