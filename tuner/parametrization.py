@@ -25,8 +25,9 @@ the timescale 1 / (lr * weight decay * steps) (Wang & Aitchison 2024; Power Line
 the square root of the tokens (Step Law 2025: 0.57; Power Lines: 0.38). Published exponents of lr in tokens disagree in
 sign (+0.31 to -0.35), so that entry is loose. `params` speaks for width only where width is not an axis itself: as its
 square at a given depth. (Where depth grows with width and is no axis, width is the cube root: give the exponents of
-params yourself, a third of those of width.) The standard deviations are judgements: reported optima under muP move by
-0.2 per nat of width and more (mup issue 66; Megatron-LM pull request 3058).
+params yourself, a third of those of width.) The standard deviations are judgements: the best learning rate under
+muP moves by a tenth per nat of width or less where it is well kept, by 0.2 and more in some reports (mup issue 66;
+Megatron-LM pull request 3058).
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ _SP_ADAMW: Theory = {
     ("weight_decay", "params"): (0.2, 0.3),
 }
 _MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
-    ("lr", "width"): 0.2,
-    ("lr", "params"): 0.1,
+    ("lr", "width"): 0.12,
+    ("lr", "params"): 0.06,
     ("lr", "depth"): 0.3,
-    ("init_scale", "width"): 0.3,
-    ("init_scale", "params"): 0.15,
-    ("weight_decay", "width"): 0.25,
-    ("weight_decay", "params"): 0.15,
+    ("init_scale", "width"): 0.25,
+    ("init_scale", "params"): 0.12,
+    ("weight_decay", "width"): 0.2,
+    ("weight_decay", "params"): 0.1,
     ("weight_decay", "depth"): 0.3,
 }
 

@@ -70,7 +70,7 @@ class Prior:
                 "shared": _lognormal(0.3, 0.6),  # amplitude of f
                 "fading": _lognormal(0.6, 0.5),  # amplitude of g at the reach
                 "offset": _lognormal(0.2, 0.8),  # what the loss law misses, at the reach
-                "noise": _lognormal(0.15, 0.7),  # standard deviation of a run at the target
+                "noise": _lognormal(0.2, 0.7),  # standard deviation of a run at the target
                 "noise_slope": _normal(0.0, 0.5),  # ln(noise at the reach / noise at the target)
             }
         )
