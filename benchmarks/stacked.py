@@ -49,7 +49,7 @@ def measure(objective: TrainedObjective, trials: Sequence[Trial], repeats: int) 
 
 
 def line(objective: TrainedObjective, width: int, members: int, repeats: int) -> str:
-    middle = objective.space.decode([0.5] * len(objective.space))
+    middle = objective.space.middle
     trials = [Trial(k, middle, Scale(width=width), seed=k) for k in range(members)]
     pairs = measure(objective, trials, repeats)
     ratios = sorted(stacked / alone for alone, stacked in pairs)

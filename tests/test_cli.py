@@ -21,6 +21,15 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+PRINTING = """
+print("a module that talks")
+
+
+class Printing(Bowl):
+    def __call__(self, params, scale, seed):
+        print("step 1, loss 2.3")
+        return super().__call__(params, scale, seed)
+"""
 CONTRACT = {"target", "recommendation", "interval", "loss", "expected_regret", "verdict", "reasons", "spent", "trials"}
 
 
@@ -51,6 +60,19 @@ def test_run_tells_one_object_of_the_contract_and_predict_the_same_without_a_led
     again = tuner("run", path, "--workers", 0, "--json")  # all is spent: nothing is run, the same is told
     assert json.loads(again.stdout) == {**told, "ledger": ledger}
     assert files(path.parent) == ["bowl.db", "bowl.py", "study.toml"]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_what_training_prints_is_not_on_standard_output(bowl, workers):
+    path = bowl()
+    module = path.parent / "bowl.py"
+    module.write_text(module.read_text() + PRINTING)
+    path.write_text(path.read_text().replace("bowl:Bowl", "bowl:Printing"))
+    command = [sys.executable, "-m", "tuner.cli", "run", str(path), "--workers", workers, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["trials"] == 3
+    assert "step 1, loss" in ran.stderr
 
 
 def test_without_json_standard_output_is_empty_and_the_answer_is_on_standard_error(bowl):

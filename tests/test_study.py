@@ -9,6 +9,7 @@ import pytest
 
 import tuner
 from objectives.ridge import RandomFeatures
+from tuner.errors import BadInput
 from tuner.ledger import Ledger
 from tuner.objective import ObjectiveSource
 from tuner.opening import create_study, open_study
@@ -170,6 +171,32 @@ def test_a_budget_that_affords_no_run_says_what_one_costs():
     study = made()
     with pytest.raises(ValueError, match=r"must afford a run, of 0.0156 target runs at least, got 0.015; raise it"):
         study.optimize(bowl, 0.015)
+    assert study.entries == []
+
+
+def test_a_study_with_runs_is_not_refused_a_budget_that_is_spent():
+    study = made()
+    study.optimize(bowl, 2 * RUN)
+    assert study.optimize(bowl, RUN / 2) == "budget"
+    assert len(study.entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("cost", "why"),
+    [
+        (lambda params, scale: 1 / 0, "it broke (ZeroDivisionError: division by zero)"),
+        (lambda params, scale: -1.0, "must be a finite number above zero, got -1.0"),
+        (lambda params, scale: math.nan, "must be a finite number above zero, got nan"),
+    ],
+)
+def test_a_cost_that_breaks_for_some_settings_is_one_line_and_writes_no_trial(cost, why):
+    def priced(params, scale):
+        return cost(params, scale) if params["lr"] != study_middle else float(scale["width"] ** 2)
+
+    study_middle = made().problem.space.middle["lr"]
+    study = made(cost=priced)
+    with pytest.raises(BadInput, match=re.escape(f"cost: at width 32 {why}" if "broke" in why else f"cost: {why}")):
+        study.optimize(bowl, 3 * RUN)
     assert study.entries == []
 
 
@@ -363,11 +390,12 @@ def test_a_resumed_study_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert told == [(e.trial, e.state, e.loss, e.cost) for e in whole.entries]
 
 
-def test_a_trial_in_flight_is_lost_charged_and_run_again(tmp_path):
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_trial_in_flight_is_lost_charged_and_run_again(tmp_path, retries):
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    with made(storage=url) as study:
+    with made(storage=url, retries=retries) as study:
         lost = study.ask()
-    with made(storage=url) as study:
+    with made(storage=url, retries=retries) as study:
         assert states(study) == [LOST]
         assert study.spent() == 1024.0
         again = study.ask()

@@ -139,6 +139,18 @@ LINES = {  # what replaces which line of LEAST, or is added, and what is said th
         "space.lr.low: must be a number, got 'a'; correct it",
     ),
     "high a boolean": (None, "[space]\nlr = { low = 0, high = true }", "space.lr.high: must be a number, got True"),
+    "budget a boolean": (None, "[budget]\ntarget_runs = true", "budget.target_runs: must be a number, got True"),
+    "budget a string": (None, "[budget]\ntolerance = '0.1'", "budget.tolerance: must be a number, got '0.1'"),
+    "log choices": (
+        None,
+        "[space]\nlr = { choices = [1, 2], log = true }",
+        "space.lr: log and type are of a range; leave them out beside choices",
+    ),
+    "record in memory": (
+        'name = "llm"',
+        'name = "llm"\nstorage = "sqlite:///:memory:"',
+        "study: storage must be on disk, so that the study can be resumed; name a file or leave it out",
+    ),
     "no high": (None, "[space]\nlr = { low = 0 }", "space.lr: give either low and high, or choices, got {'low': 0}"),
     "low and choices": (
         None,

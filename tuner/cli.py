@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -44,13 +45,16 @@ def main() -> None:
     """Choose the hyperparameters of a network too large to tune, from cheap runs of smaller ones."""
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Bad input is one line and status 2; Ctrl-C is status 130 and says how to go on."""
+def _command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
+    """Bad input is one line and status 2; Ctrl-C is status 130 and says how to go on. What it returns is printed."""
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            function(*args, **kwargs)
+            with _prints_aside():
+                told = function(*args, **kwargs)
+            if told is not None:
+                click.echo(json.dumps(told))
         except BadInput as error:
             _say(str(error))
             sys.exit(BAD_INPUT)
@@ -60,6 +64,20 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             sys.exit(INTERRUPTED)
 
     return run
+
+
+@contextmanager
+def _prints_aside() -> Iterator[None]:
+    """Standard output is for the answer: what training prints, in workers too, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _again() -> str:
@@ -73,7 +91,7 @@ def _again() -> str:
 @click.option("--no-verify", is_flag=True, help="Leave out the run at the target that checks the answer.")
 @as_json
 @_command
-def run(study: str, budget: float | None, workers: int | None, no_verify: bool, as_json: bool) -> None:
+def run(study: str, budget: float | None, workers: int | None, no_verify: bool, as_json: bool) -> dict[str, Any] | None:
     """Run live training, or resume it, and check the answer at the target."""
     from tuner.opening import open_study
     from tuner.report.terminal import progress
@@ -83,9 +101,7 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
     file = read(study)
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
-    with open_study(file, in_memory=True) as asked:  # so that a budget too small leaves no record
-        asked.check_budget(budget)
-    with open_study(file) as opened:
+    with open_study(file, budget=budget) as opened:
         with progress(budget) as shown:
             stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
         rec = opened.recommend()
@@ -94,20 +110,20 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
             entry = opened.verify(rec.params, workers=min(workers, 1))
             if entry.error is not None:
                 click.echo(f"the verification broke: {entry.error.splitlines()[0]}", err=True)
-        _print_answer(opened, rec, as_json, stopped)
+        return _answer(opened, rec, as_json, stopped)
 
 
 @main.command()
 @study_file
 @as_json
 @_command
-def predict(study: str, as_json: bool) -> None:
+def predict(study: str, as_json: bool) -> dict[str, Any] | None:
     """Say what the record knows of the target, without a new run."""
     from tuner.opening import open_study
     from tuner.studyfile import read
 
     with open_study(read(study), read_only=True) as opened:
-        _print_answer(opened, opened.recommend(), as_json, None)
+        return _answer(opened, opened.recommend(), as_json, None)
 
 
 def _cores() -> int:
@@ -115,24 +131,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _print_answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> None:
-    """The answer; and the bill of a search, where one has just stopped."""
+def _answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> dict[str, Any] | None:
+    """Print the answer, and the bill of a search where one has just stopped; return the same where JSON is wanted."""
     from tuner.report.terminal import answer, console, expected, paid
 
     ledger = study.ledger(rec.params)
-
     console.print(answer(study, rec))
     console.print(expected(rec))
     if stopped is not None:
         console.print(paid(ledger, rec, stopped))
-    if as_json:
-        told = {
-            "target": dict(study.problem.target),
-            **rec.as_json(),
-            "spent": {"cost": ledger.search, "target_runs": ledger.search / ledger.target_run},
-            "trials": len(study.observations),
-        }
-        click.echo(json.dumps({**told, **({} if stopped is None else {"ledger": ledger.as_json(stopped)})}))
+    if not as_json:
+        return None
+    told = {
+        "target": dict(study.problem.target),
+        **rec.as_json(),
+        "spent": {"cost": ledger.search, "target_runs": ledger.search / ledger.target_run},
+        "trials": len(study.observations),
+    }
+    return told if stopped is None else {**told, "ledger": ledger.as_json(stopped)}
 
 
 @main.command()
@@ -175,7 +191,7 @@ def compare(
     answers: int,
     workers: int | None,
     as_json: bool,
-) -> None:
+) -> dict[str, Any] | None:
     """Cost against regret, methods side by side, each charged for every run it makes."""
     from tuner.comparison import compare_live
     from tuner.report.terminal import comparison, console
@@ -196,8 +212,7 @@ def compare(
         lambda line: click.echo(line, err=True),
     )
     console.print(comparison(compared))
-    if as_json:
-        click.echo(json.dumps({"methods": compared}))
+    return {"methods": compared} if as_json else None
 
 
 def _seeds(text: str) -> range:

@@ -210,7 +210,8 @@ def _fresh(params: Params, target: Scale) -> list[Trial]:
 def _told(
     searches: Sequence[Search], scores: Mapping[tuple[tuple[str, Any], ...], list[float]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each search as an entry of the contract: a trace with one line a trial, the answers' regrets carried forward.
+    """Each search as an entry of the contract: a trace with one line a trial, the answers' regrets carried forward,
+    null before the first.
 
     "answers" holds the lines at which an answer was scored.
     """
@@ -231,7 +232,7 @@ def _told(
                 "trace": trace,
                 "recommendation": last and dict(last.params),
                 "interval": last and last.interval and {name: list(ends) for name, ends in last.interval.items()},
-                "covered": None,  # nobody knows the optimum
+                "covered": {},  # nobody knows the optimum
                 "seconds_per_proposal": _finite(search.seconds_per_proposal),
                 "fresh_losses": fresh,
                 "answers": [trace[trials - 1] for trials in steps if trials],

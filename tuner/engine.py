@@ -1,7 +1,8 @@
 """The tuner's two questions, as pure functions of the record: what to run next, and what is best at the target.
 
-Everything here is in base coordinates; randomness comes from (seed, number of observations) alone. The algebra runs on
-one thread: its matrices are small, and an answer must not depend on how many threads the host has.
+Everything here is in base coordinates but the answer, which is raw at the target; randomness comes from the seed and
+the number of runs alone. The algebra runs on one thread: its matrices are small, and an answer must not depend on how
+many threads the host has.
 """
 
 from __future__ import annotations

@@ -23,11 +23,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import connection
-from numbers import Real
 from queue import LifoQueue
 from typing import Any, Self
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, is_number
 from tuner.objective import Objective, ObjectiveSource, loaded, one_line
 from tuner.trial import Failure, Result, Trial
 
@@ -80,19 +79,15 @@ def _told(error: BaseException) -> str:
 def _checked(returned: Any, seconds: float) -> Outcome:
     """What an objective returned, as a Result with its seconds; a Failure if it breaks a law of Result."""
     result = returned if isinstance(returned, Result) else Result(returned)
-    if not _number(result.loss):
+    if not is_number(result.loss):
         kind = type(result.loss).__name__
         return Failure(f"an objective returns its loss as a float or Result, got a {kind}; return float(loss)", seconds)
     for name, value in (("cost", result.cost), ("seconds", result.seconds)):
-        if value is not None and not (_number(value) and math.isfinite(value) and value > 0):
+        if value is not None and not (is_number(value) and math.isfinite(value) and value > 0):
             law = f"Result.{name} must be a finite number above zero"
             return Failure(f"{law}, got {value!r}; correct it or leave it None", seconds)
     cost = None if result.cost is None else float(result.cost)
     return Result(float(result.loss), cost, seconds if result.seconds is None else float(result.seconds))
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 # ---- in this process ----

@@ -18,6 +18,7 @@ class Ledger:
         verification: cost of the verification runs.
         verified: whether one of them, of the setting in question, finished or diverged.
         loss: what it measured; None: it diverged, or there is none.
+        unit: of cost; empty where only the study's cost function knows it.
     """
 
     target_run: float
@@ -25,6 +26,7 @@ class Ledger:
     verification: float = 0.0
     verified: bool = False
     loss: float | None = None
+    unit: str = ""
 
     @property
     def total(self) -> float:

@@ -7,17 +7,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from numbers import Real
 from typing import Any, Literal
 
-from tuner.errors import BadInput
-from tuner.objective import ObjectiveSource, one_line
+from tuner.errors import BadInput, is_number
+from tuner.objective import ObjectiveSource
 from tuner.parametrization import Parametrization, applied, preset
 from tuner.problem import Problem, check_axes
 from tuner.record import Record
 from tuner.scale import Scale
 from tuner.space import Dimension, Params, SearchSpace, suggestion
-from tuner.study import Cost, Study
+from tuner.study import Cost, Study, check_affords, priced
 from tuner.studyfile import StudyFile
 
 
@@ -36,6 +35,7 @@ def create_study(
     seed: int = 0,
     retries: int = 2,
     read_only: bool = False,
+    budget: float | None = None,
 ) -> Study:
     """Create a study, or resume the one of that name in the storage.
 
@@ -51,14 +51,16 @@ def create_study(
         storage: an Optuna URL of SQLite (sqlite:///study.db), PostgreSQL, MySQL or MariaDB; None: in memory.
         retries: attempts a failed or lost trial gets beyond the first.
         read_only: look at a study of the storage, also while another process runs it; nothing is written.
+        budget: that a search is going to have, in target runs: one that affords no run is refused here.
 
     Raises:
         BadInput: one line saying the law, the value and the remedy; nothing is written then.
     """
     source = objective if isinstance(objective, ObjectiveSource) else None
-    given, objective = objective, source.load() if source else objective
+    objective = source.load() if source else objective
     _check_settings(name, seed, retries)
     space = SearchSpace(space if space is not None else _own(objective, "space"))
+    unit = {"flops": "FLOPs", "seconds": "seconds"}.get(cost, "") if isinstance(cost, str) else ""
     cost = _cost(objective, cost)
     rule = _rule(objective, parametrization, exponents)
     _check_names(space, objective)
@@ -67,6 +69,8 @@ def create_study(
     size = _size(cost, space.middle)
     proxies = tuple(sorted(dict.fromkeys(proxies), key=size))
     _check_costs(size, target, proxies)
+    if budget is not None:
+        check_affords(budget, min(map(size, proxies)) / size(target))
     spec: dict[str, Any] = {
         "space": {n: {"type": type(d).__name__, **asdict(d)} for n, d in space.items()},
         "target": dict(target),
@@ -82,17 +86,24 @@ def create_study(
     try:
         _agree(record, spec)
         asked = partial(Problem, space, target, proxies, base or proxies[0], rule)
-        return Study(record, asked, cost, seed, given, retries)
+        return Study(record, asked, cost, seed, objective, source, retries, unit)
     except BaseException:
         record.close()
         raise
 
 
-def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = False, seed: int | None = None) -> Study:
+def open_study(
+    file: StudyFile,
+    *,
+    read_only: bool = False,
+    in_memory: bool = False,
+    seed: int | None = None,
+    budget: float | None = None,
+) -> Study:
     """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
 
     Args:
-        seed: None: the study file's.
+        seed: None: the study file's. budget: as in `create_study`.
 
     Raises:
         BadInput: as `create_study`.
@@ -113,6 +124,7 @@ def open_study(file: StudyFile, *, read_only: bool = False, in_memory: bool = Fa
         seed=file.study.seed if seed is None else seed,
         retries=file.budget.retries,
         read_only=read_only,
+        budget=budget,
     )
 
 
@@ -160,9 +172,10 @@ def _rule(objective: Any, name: str | None, exponents: Mapping[str, Mapping[str,
     if declared is None:
         return preset(name or "none", exponents)
     if (name is not None and name != declared) or exponents:
+        given = dict(exponents) if exponents else name
         raise BadInput(
             f"parametrization: the objective applies {declared!r} itself, the study configures "
-            f"{name or dict(exponents or {})!r}; leave [parametrization] out or change the objective's argument"
+            f"{given!r}; leave [parametrization] out or change the objective's argument"
         )
     return applied(declared)
 
@@ -181,19 +194,7 @@ def _check_names(space: SearchSpace, objective: Any) -> None:
 
 def _size(cost: Cost, params: Params) -> Callable[[Scale], float]:
     """Cost of a scale before any run; without a cost function, the product of its axes."""
-
-    def size(scale: Scale) -> float:
-        if not callable(cost):
-            return math.prod(scale.values())
-        try:
-            found = cost(params, scale)
-        except Exception as error:
-            raise BadInput(f"cost: at {scale} it broke ({one_line(error)}); correct the scale or the cost") from error
-        if isinstance(found, bool) or not isinstance(found, Real) or not (math.isfinite(found) and found > 0):
-            raise BadInput(f"cost: must be a finite number above zero, got {found!r} at {scale}; correct it")
-        return float(found)
-
-    return size
+    return partial(priced, cost, params) if callable(cost) else lambda scale: math.prod(scale.values())
 
 
 def _check_axes(space: SearchSpace, target: Scale, proxies: Sequence[Scale], base: Scale | None) -> None:
@@ -215,7 +216,7 @@ def _check_exponents(space: SearchSpace, target: Scale, exponents: Mapping[str, 
         if name not in known:
             raise BadInput(f"parametrization.exponents: no hyperparameter or role {name!r}; {suggestion(name, known)}")
         for axis, gamma in axes.items():
-            if isinstance(gamma, bool) or not isinstance(gamma, Real) or not math.isfinite(gamma):
+            if not (is_number(gamma) and math.isfinite(gamma)):
                 raise BadInput(
                     f"parametrization.exponents.{name}.{axis}: must be a finite number, got {gamma!r}; correct it"
                 )

@@ -156,10 +156,12 @@ class Parametrization:
 
     @staticmethod
     def _moved(space: SearchSpace, name: str, value: Value, factor: float) -> Value:
-        if isinstance(space[name], Categorical):
+        dimension = space[name]
+        if isinstance(dimension, Categorical):
             return value
-        if isinstance(space[name], Int):
-            return max(1, round(float(value) * factor)) if factor != 1 else round(float(value))
+        if isinstance(dimension, Int):
+            moved = round(float(value) * factor)
+            return max(1, moved) if dimension.low >= 1 else moved  # a batch has at least one example
         return rounded(float(value) * factor) if factor != 1 else value
 
 

@@ -11,16 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property
 from itertools import accumulate
-from numbers import Real
 from types import TracebackType
 from typing import Any, Literal
 
 from tuner.engine import recommend
-from tuner.errors import BadInput
+from tuner.errors import BadInput, is_number
 from tuner.execution import Serial, WorkerPool
 from tuner.ledger import Ledger
 from tuner.methods import Method, method
-from tuner.objective import Objective, ObjectiveSource, loaded
+from tuner.objective import Objective, ObjectiveSource, loaded, one_line
 from tuner.parametrization import applied
 from tuner.problem import SLACK, Problem
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
@@ -36,13 +35,26 @@ HOPELESS = 3  # trials that broke at every attempt, and none that did not: the o
 
 def checked_budget(budget: float) -> float:
     """A budget in target runs. Raises BadInput unless it is finite and above zero."""
-    if not (_is_number(budget) and 0 < budget < math.inf):
+    if not (is_number(budget) and 0 < budget < math.inf):
         raise BadInput(f"budget: must be a finite number of target runs above zero, got {budget!r}; correct it")
     return float(budget)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def check_affords(budget: float, least: float) -> None:
+    """Raises BadInput unless a budget covers the cheapest run, both in target runs."""
+    if checked_budget(budget) * SLACK < least:
+        raise BadInput(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
+
+
+def priced(cost: Callable[[Params, Scale], float], params: Params, scale: Scale) -> float:
+    """What a cost function says of a run. Raises BadInput where it breaks, or says nothing above zero."""
+    try:
+        found = cost(params, scale)
+    except Exception as error:
+        raise BadInput(f"cost: at {scale} it broke ({one_line(error)}); correct the scale or the cost") from error
+    if not (is_number(found) and 0 < found < math.inf):
+        raise BadInput(f"cost: must be a finite number above zero, got {found!r} at {scale}; correct it")
+    return float(found)
 
 
 class Study:
@@ -52,6 +64,8 @@ class Study:
         problem: what is asked, in base coordinates.
         record: what happened, in raw ones.
         method: what proposes; the tuner itself, unless something else is set to be compared with it.
+        source: what names the objective by data, if anything does: workers make their own from it.
+        unit: of cost, "FLOPs" or "seconds"; empty where a function of the user's says what a run costs.
         thought: seconds that each proposal took, fit included, since the study was opened.
     """
 
@@ -61,12 +75,13 @@ class Study:
         asked: Callable[[Callable[[Params, Scale], float]], Problem],
         cost: Cost,
         seed: int,
-        objective: ObjectiveSource | Objective | None,
+        objective: Objective | None,
+        source: ObjectiveSource | None,
         retries: int,
+        unit: str,
     ) -> None:
         self.record, self.problem, self.seed, self.retries = record, asked(self.cost), seed, retries
-        self.source = objective if isinstance(objective, ObjectiveSource) else None
-        self._objective, self._cost = objective, cost
+        self.source, self._objective, self._cost, self.unit = source, objective, cost, unit
         self.method: Method = method("transfer")
         self.thought: list[float] = []
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
@@ -124,7 +139,7 @@ class Study:
         return self._raw_cost(self._raw(params, scale), scale)
 
     def _raw_cost(self, raw: Params, scale: Scale) -> float:
-        return self._cost(raw, scale) if callable(self._cost) else self._law()(scale)
+        return priced(self._cost, raw, scale) if callable(self._cost) else self._law()(scale)
 
     def _law(self) -> CostLaw:
         """Seconds of a run at a scale; fitted once for every state of the record."""
@@ -163,7 +178,7 @@ class Study:
         """Up to `count` trials of one scale within a cost: those waiting for a retry first."""
         for e in self._broken:
             cost = self._raw_cost(e.trial.params, e.trial.scale)
-            if e.attempt <= self.retries and cost <= SLACK * budget:
+            if e.attempt <= max(self.retries, e.state == LOST) and cost <= SLACK * budget:
                 return [self._started(e.trial.params, e.trial.scale, e.trial.seed, e.attempt + 1, e)]
         start = time.perf_counter()
         proposals = self.method.propose(
@@ -224,10 +239,10 @@ class Study:
             raise BadInput(f"tell: trial {trial.number} is not running here; tell each asked trial once")
         if (loss is None) == (error is None):
             raise BadInput(f"tell: exactly one of loss and error is needed, got loss={loss!r}, error={error!r}")
-        if loss is not None and not _is_number(loss):
+        if loss is not None and not is_number(loss):
             raise BadInput(f"tell: loss must be a number, got {loss!r}; tell NaN if the training diverged")
         for name, value in (("cost", cost), ("seconds", seconds)):
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise BadInput(
                     f"tell: {name} must be a finite number above zero, got {value!r}; leave it out if unknown"
                 )
@@ -272,8 +287,8 @@ class Study:
         Raises:
             BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
-        self.check_budget(budget)
-        if tolerance is not None and not (_is_number(tolerance) and tolerance > 0):
+        checked_budget(budget) if self.entries else self.check_budget(budget)
+        if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
             raise BadInput(f"tolerance: must be a relative regret above zero, got {tolerance!r}; correct it")
         runner, objective = self._runner(objective, workers)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
@@ -283,9 +298,8 @@ class Study:
     def check_budget(self, budget: float) -> None:
         """Raises BadInput unless a budget in target runs affords one run, by what is known of costs."""
         scales = [self.problem.target] if self.method.direct else self.problem.proxies
-        least = min(self.cost(self._middle, scale) for scale in scales) / self.target_cost
-        if checked_budget(budget) * SLACK < least:
-            raise BadInput(f"budget: must afford a run, of {least:.3g} target runs at least, got {budget}; raise it")
+        least = min(self.cost(self._middle, scale) for scale in scales)
+        check_affords(budget, least / self.target_cost)
 
     def _search(
         self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
@@ -324,17 +338,17 @@ class Study:
 
     def _runner(self, given: Any, workers: int) -> tuple[Any, Any]:
         """Where trials run, and the objective; it must not apply a parametrization that the study applies too."""
-        given = self._objective if given is None else given
-        if given is None:
+        objective: Any = self._objective if given is None else loaded(given)
+        if objective is None:
             raise BadInput("optimize: an objective is needed, got none; pass one here or to create_study")
-        objective: Any = loaded(given)
         declared = getattr(objective, "parametrization", None)
         if declared is not None and self.problem.parametrization != applied(declared):
             raise BadInput(
                 f"parametrization: the objective applies {declared!r} itself, the study configures "
                 f"{self.problem.parametrization.name!r}; create the study with objective=, which leaves scaling to it"
             )
-        return WorkerPool(given, workers) if workers else Serial(objective), objective
+        named = self.source if given is None else given
+        return WorkerPool(named or objective, workers) if workers else Serial(objective), objective
 
     # The answer
 
@@ -375,7 +389,7 @@ class Study:
         """The bill, and what the verification of these raw hyperparameters measured."""
         entry = self.verification(params)
         paid = self.spent(), self.spent("verification")
-        return Ledger(self.target_cost, *paid, entry is not None, None if entry is None else entry.loss)
+        return Ledger(self.target_cost, *paid, entry is not None, None if entry is None else entry.loss, self.unit)
 
 
 def _last(broken: list[Entry]) -> str:

@@ -51,6 +51,12 @@ class StudySection(_Section):
     storage: str | None = None
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _on_disk(self) -> StudySection:
+        if self.storage is not None and (self.storage == "sqlite://" or ":memory:" in self.storage):
+            raise BadInput("storage must be on disk, so that the study can be resumed; name a file or leave it out")
+        return self
+
 
 class ObjectiveSection(_Section):
     call: str
@@ -71,6 +77,8 @@ class DimensionSection(_Section):
         given = [name for name in ("low", "high", "choices") if getattr(self, name) is not None]
         if given not in (["low", "high"], ["choices"]):
             raise BadInput("give either low and high, or choices")
+        if self.choices is not None and {"log", "type"} & self.model_fields_set:
+            raise BadInput("log and type are of a range; leave them out beside choices")
         return self
 
     def dimension(self) -> Dimension:
@@ -109,8 +117,8 @@ class ParametrizationSection(_Section):
 
 
 class BudgetSection(_Section):
-    target_runs: float = Field(0.25, gt=0, strict=False)
-    tolerance: float | None = Field(None, gt=0, strict=False)
+    target_runs: Annotated[Number, Field(gt=0)] = 0.25
+    tolerance: Annotated[Number, Field(gt=0)] | None = None
     retries: int = Field(2, ge=0)
     verify: bool = True
 

@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from tuner.errors import BadInput
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
 from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels
-from tuner.report.words import bill, drift, number, prediction, span, text
+from tuner.report.words import bill, bill_headings, drift, number, prediction, span, text
 from tuner.space import Params
 from tuner.study import Study
 from tuner.trial import Recommendation
@@ -210,8 +210,8 @@ def _recommended(view: View, rec: Recommendation) -> str:
 def _ledger(view: View) -> str:
     """What was charged, beside tuning the target itself."""
     rec = view.answer
-    rows = list(bill(view.study.ledger(rec.params if rec else {}), rec))
-    return _table(["", "cost", "target runs", "loss"], rows)
+    ledger = view.study.ledger(rec.params if rec else {})
+    return _table([*bill_headings(ledger)], list(bill(ledger, rec)))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.record import RUNNING
-from tuner.report.words import bill, drift, number, prediction, span
+from tuner.report.words import bill, bill_headings, drift, number, prediction, span
 from tuner.study import Study
 from tuner.trial import Recommendation
 
@@ -98,7 +98,7 @@ def expected(rec: Recommendation) -> str:
 def paid(ledger: Ledger, rec: Recommendation, stopped: str) -> Table:
     """The ledger: what the search and the verification cost, predicted against measured."""
     table = Table(title="Ledger", title_justify="left")
-    for column in ("", "cost", "target runs", "loss"):
+    for column in bill_headings(ledger):
         table.add_column(column, justify="right" if column else "left")
     for line in bill(ledger, rec, stopped):
         table.add_row(*line)

@@ -33,8 +33,13 @@ def span(dimension: Dimension, interval: Sequence[Value]) -> str:
 
 
 def prediction(rec: Recommendation) -> str:
-    """The predicted loss and its standard deviation."""
-    return f"{number(rec.loss)} ± {number(rec.loss_sd)}"
+    """The predicted loss, and 90 % of where it may lie: 1.645 standard deviations to either side."""
+    return f"{number(rec.loss)} ({number(rec.loss - 1.645 * rec.loss_sd)} .. {number(rec.loss + 1.645 * rec.loss_sd)})"
+
+
+def bill_headings(ledger: Ledger) -> tuple[str, ...]:
+    """Of the lines of `bill`; a range beside a loss is 90 %."""
+    return "", f"cost ({ledger.unit})" if ledger.unit else "cost", "target runs", "loss"
 
 
 def drift(rec: Recommendation, name: str, axis: str) -> str:

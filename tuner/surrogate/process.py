@@ -12,7 +12,7 @@ from torch import Tensor
 from tuner.surrogate.compression import FAR, compress, log_slope
 from tuner.surrogate.frame import Data, Frame
 from tuner.surrogate.kernel import TransferKernel
-from tuner.surrogate.mean import Bowl, LossLaw, undrifted
+from tuner.surrogate.mean import Bowl, LossLaw
 from tuner.surrogate.prior import Prior
 
 Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -50,10 +50,6 @@ class Processes:
         v = self.value
         names = ("drift", "alpha", "ratio", "length", "shared", "fading", "offset")
         return TransferKernel(self.frame, **{name: v[name] for name in names})
-
-    def drift(self, inputs: Tensor) -> Tensor:
-        """Delta, how far the optimum at each input's scale lies from the target's: (m, n, d) cube lengths."""
-        return self.frame.split(inputs)[0] - undrifted(self.frame, self.value["drift"], inputs)
 
     def noise(self, inputs: Tensor) -> Tensor:
         """Variance of a run, (m, n): ln sd is linear in the distance from the target."""
