@@ -17,6 +17,7 @@ from tuner.surrogate.optimum import Moments, Points
 from tuner.surrogate.prior import Prior
 from tuner.surrogate.process import Processes, _LogDensity
 from tuner.surrogate.scaling import BASES, drift_bases, law_distance
+from tuner.surrogate.tangent import Tangents
 
 
 def frame(choices=(0, 0), reach=(-2.0,)):
@@ -26,6 +27,7 @@ def frame(choices=(0, 0), reach=(-2.0,)):
         torch.tensor(reach, dtype=DTYPE),
         torch.full(shape, -0.01, dtype=DTYPE),
         torch.full(shape, 0.02, dtype=DTYPE),
+        torch.full(shape[1:], 0.6, dtype=DTYPE),
     )
 
 
@@ -287,6 +289,21 @@ def test_the_tangent_is_the_variance_of_the_mean_over_theta():
         drawn = around.mean(x, around.cross(x)).var(0)
         # the variance of 4000 draws has a relative standard error of sqrt(2 / 4000) = 2.2 %
         torch.testing.assert_close(Moments(little, x).tangent.square().sum(0), drawn, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tangents_are_the_derivative_of_the_mean(shape):
+    """Oracle: the means of whole processes a little to either side; on either side of the target, too."""
+    middle = processes(shape, members=1)
+    size = middle.prior.size
+    root = torch.randn(size, size, generator=torch.Generator().manual_seed(3), dtype=DTYPE) / size
+    x = inputs(shape, 7, seed=5)
+    x[:3, shape.dimensions :] *= -0.5
+    with torch.no_grad():
+        found = Tangents(middle, root).at(x, middle.cross(x)[0])
+        ends = [replace(middle, theta=middle.theta + step * root.mT) for step in (1e-4, -1e-4)]
+        ahead, behind = (end.mean(x, end.cross(x)) for end in ends)
+    torch.testing.assert_close(found, (ahead - behind) / 2e-4, rtol=1e-4, atol=1e-6)
 
 
 def test_a_climb_from_where_nothing_can_be_computed_finds_no_mode():

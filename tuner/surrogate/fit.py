@@ -22,6 +22,7 @@ from torch import Tensor
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.prior import Prior
 from tuner.surrogate.process import Processes, Singular
+from tuner.surrogate.tangent import Tangents
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ DRAWS = 64
 PART = 16  # processes evaluated at once: more no longer fit the cache
 CLIMB = {"maxiter": 120, "ftol": 1e-5, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down
-SIDE = 0.5  # of a standard deviation of theta: near enough to be linear, far enough to feel its width
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
@@ -67,13 +67,9 @@ class Fit:
         return replace(self.processes, theta=self.around.mode[None])
 
     @cached_property
-    def sides(self) -> list[tuple[Processes, Processes]]:
-        """Processes on either side of the mode, each SIDE standard deviations along a column of the root; in parts."""
-        each = SIDE * torch.eye(len(self.around.mode), dtype=DTYPE)
-        return [
-            (replace(self.processes, theta=self.around.at(part)), replace(self.processes, theta=self.around.at(-part)))
-            for part in each.split(PART)
-        ]
+    def tangents(self) -> Tangents:
+        """How the mean moves along the columns of the root."""
+        return Tangents(self.middle, self.around.root)
 
 
 def climb(frame: Frame, data: Data, starts: Sequence[Gaussian]) -> Gaussian | None:

@@ -21,7 +21,7 @@ law itself, sigma_e, takes the same clock, which is slower than theory has it (n
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import gpytorch
 import torch
@@ -64,12 +64,38 @@ class TransferKernel(gpytorch.kernels.Kernel):
         z2, v2 = (z1, v1) if x2 is x1 else (self._places(x2), self._clock(x2))
         if diag:  # every point is a set of its own
             z1, z2, v1, v2 = (t[..., None, :] for t in (z1, z2, v1, v2))
-        variances = [
-            amplitude.square().reshape(amplitude.shape + (1,) * (z1.ndim - amplitude.ndim))
-            for amplitude in (self.shared, self.fading, self.offset)
-        ]
+        variances = [v.reshape(v.shape + (1,) * (z1.ndim - v.ndim)) for v in self._variances]
         covariance: Tensor = _Covariance.apply(z1, z2, v1, v2, *variances)
         return covariance[..., 0, 0] if diag else covariance
+
+    def slope(self, ahead: TransferKernel, behind: TransferKernel, x1: Tensor, x2: Tensor, pulls: Tensor) -> Tensor:
+        """How sum_j k(x1, x2_j) pulls_j differs between p pairs of kernels around this one, to first order: (p, n1).
+
+        What differs is small: places, clocks and amplitudes. The matrices between x1 and x2 are those of this kernel
+        alone (of batch shape (1,)), and meet the differences in products.
+        """
+        (z1, v1), (z2, v2) = ((self._places(x)[0], self._clock(x)[0]) for x in (x1, x2))
+        (dz1, dv1), (dz2, dv2) = (
+            (ahead._places(x) - behind._places(x), ahead._clock(x) - behind._clock(x)) for x in (x1, x2)
+        )
+        shared, fading, offset = self._variances
+        near = _Nearness.of(z1, z2, v1, v2)
+        by_square, by_brownian = near.by_square(shared, fading) * pulls, near.by_brownian(fading, offset) * pulls
+        moved = 2 * (dz1 * (by_square.sum(-1)[:, None] * z1 - by_square @ z2)).sum(-1)
+        moved -= 2 * ((z1 * (by_square @ dz2)).sum(-1) - (z2 * dz2).sum(-1) @ by_square.mT)
+        for a, b, da, db in zip(v1.unbind(-1), v2.unbind(-1), dv1.unbind(-1), dv2.unbind(-1), strict=True):
+            apart = (a[:, None] - b).sign().mul_(by_brownian)
+            moved += 0.5 * da * (by_brownian.sum(-1) * a.sign() - apart.sum(-1))
+            moved += 0.5 * db @ (by_brownian * b.sign() + apart).mT
+        shapes = (near.smooth, near.brownian * near.rough, near.brownian)
+        for one, other, shape in zip(ahead._variances, behind._variances, shapes, strict=True):
+            moved += (one - other)[:, None] * (shape * pulls).sum(-1)
+        return moved
+
+    @property
+    def _variances(self) -> tuple[Tensor, Tensor, Tensor]:
+        """sigma_f^2, sigma_g^2, sigma_e^2, (...) each."""
+        return self.shared.square(), self.fading.square(), self.offset.square()
 
     def _places(self, inputs: Tensor) -> Tensor:
         """z, where m is a function of distance: x~ in lengths of the kernel, and for every category a corner of a
@@ -88,6 +114,39 @@ class TransferKernel(gpytorch.kernels.Kernel):
         return h.sign() * h.abs().clamp(min=1e-12) ** (2 * self.ratio[..., None, None])
 
 
+class _Nearness(NamedTuple):
+    """What k is made of between two sets: r, exp(-r), m(r), m(2r) and B, (..., n, n') each."""
+
+    r: Tensor
+    decay: Tensor
+    smooth: Tensor
+    rough: Tensor
+    brownian: Tensor
+
+    @staticmethod
+    def of(z1: Tensor, z2: Tensor, v1: Tensor, v2: Tensor) -> _Nearness:
+        r = _square_distance(z1, z2).mul_(5).sqrt_()
+        decay = (-r).exp_()
+        smooth = torch.addcmul(r + 1, r, r, value=1 / 3).mul_(decay)
+        rough = torch.addcmul(1 + ROUGHER * r, r, r, value=ROUGHER**2 / 3).mul_(decay**ROUGHER)
+        brownian = torch.zeros_like(r[..., :1, :1])
+        for a, b in zip(v1.unbind(-1), v2.unbind(-1), strict=True):
+            for far1, far2 in ((a.relu(), b.relu()), ((-a).relu(), (-b).relu())):  # beyond the target, on either side
+                if far1.any() and far2.any():  # min(|v|, |v'|) where both are on one side, else 0
+                    brownian = brownian + torch.minimum(far1[..., :, None], far2[..., None, :])
+        return _Nearness(r, decay, smooth, rough, brownian)
+
+    def by_square(self, shared: Tensor, fading: Tensor) -> Tensor:
+        """Derivative of k by |z - z'|^2."""
+        slope = (shared * self.decay).mul_(1 + self.r)
+        slope.add_((1 + ROUGHER * self.r).mul_(self.decay**ROUGHER).mul_(self.brownian).mul_(ROUGHER**2 * fading))
+        return slope.mul_(-5 / 6)
+
+    def by_brownian(self, fading: Tensor, offset: Tensor) -> Tensor:
+        """Derivative of k by B."""
+        return (fading * self.rough).add_(offset)
+
+
 class _Covariance(torch.autograd.Function):
     """k from z (..., n, d'), v (..., n, a) of two sets and the variances sigma^2, (..., 1, 1) each.
 
@@ -99,30 +158,21 @@ class _Covariance(torch.autograd.Function):
     def forward(
         ctx: Any, z1: Tensor, z2: Tensor, v1: Tensor, v2: Tensor, shared: Tensor, fading: Tensor, offset: Tensor
     ) -> Tensor:
-        r = _square_distance(z1, z2).mul_(5).sqrt_()
-        decay = (-r).exp_()
-        smooth = torch.addcmul(r + 1, r, r, value=1 / 3).mul_(decay)
-        rough = torch.addcmul(1 + ROUGHER * r, r, r, value=ROUGHER**2 / 3).mul_(decay**ROUGHER)
-        brownian = torch.zeros_like(r[..., :1, :1])
-        for a, b in zip(v1.unbind(-1), v2.unbind(-1), strict=True):
-            for far1, far2 in ((a.relu(), b.relu()), ((-a).relu(), (-b).relu())):  # beyond the target, on either side
-                if far1.any() and far2.any():  # min(|v|, |v'|) where both are on one side, else 0
-                    brownian = brownian + torch.minimum(far1[..., :, None], far2[..., None, :])
-        ctx.save_for_backward(z1, z2, v1, v2, shared, fading, offset, r, decay, smooth, rough, brownian)
-        return (fading * rough).add_(offset).mul_(brownian).add_(shared * smooth)
+        near = _Nearness.of(z1, z2, v1, v2)
+        ctx.save_for_backward(z1, z2, v1, v2, shared, fading, offset, *near)
+        return near.by_brownian(fading, offset).mul_(near.brownian).add_(shared * near.smooth)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, ...]:
         (slope,) = outputs
-        z1, z2, v1, v2, shared, fading, offset, r, decay, smooth, rough, brownian = ctx.saved_tensors
-        by_square = (shared * decay).mul_(1 + r)  # -6/5 of the derivative by |z - z'|^2
-        by_square.add_((1 + ROUGHER * r).mul_(decay**ROUGHER).mul_(brownian).mul_(ROUGHER**2 * fading))
-        by_square.mul_(slope).mul_(-5 / 6)
+        z1, z2, v1, v2, shared, fading, offset, *parts = ctx.saved_tensors
+        near = _Nearness(*parts)
+        by_square = near.by_square(shared, fading).mul_(slope)
         dz1 = 2 * (by_square.sum(-1)[..., None] * z1 - by_square @ z2)
         dz2 = 2 * (by_square.sum(-2)[..., None] * z2 - by_square.mT @ z1)
-        weighed = slope * brownian
-        variances = [part.sum((-2, -1), keepdim=True) for part in (slope * smooth, weighed * rough, weighed)]
-        by_brownian = (fading * rough).add_(offset).mul_(slope)
+        weighed = slope * near.brownian
+        variances = [part.sum((-2, -1), keepdim=True) for part in (slope * near.smooth, weighed * near.rough, weighed)]
+        by_brownian = near.by_brownian(fading, offset).mul_(slope)
         dv1, dv2 = torch.empty_like(v1), torch.empty_like(v2)
         for axis in range(v1.shape[-1]):
             a, b = v1[..., axis], v2[..., axis]

@@ -23,7 +23,7 @@ from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
 from tuner.surrogate.compression import expand
-from tuner.surrogate.fit import SIDE, Fit
+from tuner.surrogate.fit import Fit
 from tuner.surrogate.frame import DTYPE
 
 
@@ -92,15 +92,8 @@ class Moments:
 
     @cached_property
     def tangent(self) -> Tensor:
-        """(p, c): change of the mean along each column of the root of theta's covariance, by central differences.
-
-        One-sided ones keep a share of the curvature, which runs and target have in common whatever a run could teach.
-        """
-        moved = [
-            ahead.mean(self.inputs, ahead.cross(self.inputs)) - behind.mean(self.inputs, behind.cross(self.inputs))
-            for ahead, behind in self.fit.sides
-        ]
-        return torch.cat(moved) / (2 * SIDE)
+        """t: (p, c), change of the mean along each column of the root of theta's covariance."""
+        return self.fit.tangents.at(self.inputs, self.cross[0])
 
     @cached_property
     def variance(self) -> Tensor:

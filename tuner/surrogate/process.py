@@ -76,7 +76,7 @@ class Processes:
         return torch.linalg.cholesky(covariance)
 
     @cached_property
-    def _pulls(self) -> Tensor:
+    def pulls(self) -> Tensor:
         """K^-1 residual, (m, n): what each run adds to the mean, per covariance with it."""
         return torch.cholesky_solve(self.residual[..., None], self.factor)[..., 0]
 
@@ -97,7 +97,7 @@ class Processes:
 
     def mean(self, inputs: Tensor, cross: Tensor) -> Tensor:
         """Posterior mean of the law plus the compressed excess above it, (m, c)."""
-        return self.law(inputs) + self.bowl(inputs) + (self._pulls[..., None, :] @ cross)[..., 0, :]
+        return self.law(inputs) + self.bowl(inputs) + (self.pulls[..., None, :] @ cross)[..., 0, :]
 
     def explain(self, cross: Tensor) -> Tensor:
         """L^-1 k(runs, inputs): (m, n, c), from which every posterior covariance is a product."""
