@@ -187,7 +187,8 @@ class _Worker:
         start = time.perf_counter()
         try:
             self._hand_over(trials)
-            return self._receive()
+            outcomes: list[Outcome] = self._receive()
+            return outcomes
         except BadInput as refusal:
             error = str(refusal)
         except (EOFError, OSError):

@@ -74,7 +74,8 @@ class ObjectiveSource:
                 f"objective: {self.call!r} must be callable as (params, scale, seed), got a {type(found).__name__};"
                 " name a function, or a class with __call__"
             )
-        return found
+        objective: Objective = found
+        return objective
 
 
 def loaded(objective: ObjectiveSource | Objective) -> Objective:

@@ -128,7 +128,7 @@ class Parametrization:
 
     def factor(self, space: SearchSpace, name: str, scale: Scale, base: Scale) -> float:
         """raw / base at a scale."""
-        return math.prod(r ** self.exponent(space, name, axis, scale) for axis, r in scale.ratio(base).items())
+        return math.prod(math.pow(r, self.exponent(space, name, axis, scale)) for axis, r in scale.ratio(base).items())
 
     def belief(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> Belief:
         """Prior of d ln(optimum) / d ln(axis) in base coordinates, in a study whose scales have these axes."""
