@@ -25,14 +25,14 @@ NAMES = {"transfer": "transfer-tuner", "optuna-gp": "Optuna GP at the target", "
 def curve(entries: list[dict[str, Any]], verification: float) -> tuple[np.ndarray, np.ndarray]:
     """Cost in target runs, and quartiles of the loss over seeds, where an answer was scored: (k,), (k, 3)."""
     per_seed = [[(line["target_runs"] + verification, line["loss"]) for line in entry["answers"]] for entry in entries]
-    grid = np.array(sorted({round(cost, 3) for seed in per_seed for cost, _ in seed}))
+    grid = np.array(sorted({round(cost, 2) for seed in per_seed for cost, _ in seed}))
     reached = np.array([[_at(seed, cost) for cost in grid] for seed in per_seed])
     full = ~np.isnan(reached).any(0)
     return grid[full], np.quantile(reached[:, full], [0.25, 0.5, 0.75], axis=0).T
 
 
 def _at(seed: list[tuple[float, float]], cost: float) -> float:
-    past = [loss for spent, loss in seed if spent <= cost + 5e-4]
+    past = [loss for spent, loss in seed if spent <= cost + 5e-3]
     return past[-1] if past else np.nan
 
 
