@@ -180,3 +180,10 @@ def test_an_applied_preset_multiplies_by_nothing_and_keeps_its_drift_prior(name)
 def test_an_unknown_preset_names_the_nearest(make):
     with pytest.raises(ValueError, match="no preset is named 'mup-adamz'; did you mean 'mup-adam"):
         make("mup-adamz")
+
+
+@pytest.mark.parametrize(("low", "moved"), [(-5, -6), (0, -6), (1, 1)])
+def test_only_a_range_of_counts_stays_at_least_one(low, moved):
+    space = SearchSpace({"shift": Int(low, 9)})
+    rule = preset("none", {"shift": {"width": 1.0}})
+    assert rule.to_raw(space, {"shift": -3}, Scale(width=64), Scale(width=32)) == {"shift": moved}
