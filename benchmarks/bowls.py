@@ -21,7 +21,7 @@ import numpy as np
 
 import tuner
 from tuner.execution import settle_in
-from tuner.methods import Answer, Method, method
+from tuner.methods import Method, method
 from tuner.methods.direct import Direct
 from tuner.scale import Scale
 from tuner.space import Params
@@ -69,23 +69,9 @@ class Bowl:
         return 1.5 + 2.5 * scale["width"] ** -0.3 + self.excess(params, scale["width"]) + noise
 
 
-@dataclass(frozen=True)
-class CopyBest:
-    """Optuna's GP at the cheapest proxy with the whole budget, and its best run: what copying can do with a GP."""
-
-    direct: bool = False
-
-    def propose(self, problem, observations, pending, *, seed, budget, count):  # type: ignore[no-untyped-def]
-        search = Direct("gp", PROXIES[0])
-        return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
-
-    def recommend(self, problem, observations, *, seed) -> Answer:  # type: ignore[no-untyped-def]
-        return Direct("gp").recommend(problem, observations, seed=seed)
-
-
 METHODS: dict[str, Method] = {
     "transfer": method("transfer"),
-    "copy of optuna-gp at width 32": CopyBest(),
+    "copy of optuna-gp at width 32": Direct("gp", PROXIES[0], direct=False),
     "optuna-gp at the target, 16 runs": method("optuna-gp"),
 }
 
@@ -98,7 +84,7 @@ def one(name: str, seed: int, budget: float) -> tuple[float, int, int]:
         study.optimize(bowl, 16 if study.method.direct else budget)
         seen = study.observations
         answer = study.method.recommend(study.problem, seen, seed=seed)
-    return bowl.excess(answer.params, 256), len(seen), sum(o.scale == PROXIES[1] for o in seen)
+    return bowl.excess(answer, 256), len(seen), sum(o.scale == PROXIES[1] for o in seen)
 
 
 def main() -> None:

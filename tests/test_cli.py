@@ -188,7 +188,11 @@ BAD_FILES = {  # what of the study file is replaced; then law, value and remedy
         "no preset is named 'mup'; did you mean 'mup-sgd'?",
     ),
     "budget": (("0.046875", "-1"), "budget.target_runs: Input should be greater than 0, got -1; correct it"),
-    "recorded runs": (("[budget]", "[runs]\npath = 'x.csv'\n[budget]"), "[runs] is not supported in this version"),
+    "recorded runs": (("[budget]", "[runs]\npath = 'x.csv'\n[budget]"), "'runs.cost' is missing; add it"),
+    "no such table": (
+        ("[budget]", "[runs]\npath = 'x.csv'\ncost = 'flops'\n[budget]"),
+        "[space] is needed with [runs]",
+    ),
     "not TOML": (("[budget]", "[budget"), "is not TOML"),
 }
 

@@ -239,9 +239,9 @@ def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
         asked, seen[:2], [], seed=0, budget=9, count=1
     )
     answer = made.recommend(asked, seen, seed=0)
-    SPACE.check(answer.params)
-    for known, ends in (answer.interval or {}).items():
-        assert answer.params[known] in ends or min(ends) <= answer.params[known] <= max(ends)
+    SPACE.check(answer)
+    for known, ends in (made.interval(asked, seen, seed=0) or {}).items():
+        assert answer[known] in ends or min(ends) <= answer[known] <= max(ends)
 
 
 def test_importing_the_package_imports_no_torch():

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import click
@@ -99,6 +99,8 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
     from tuner.studyfile import read
 
     file = read(study)
+    if file.objective is None:
+        raise BadInput(f"run: {file.path.name} has no [objective] to train; add one, or give tuner predict the table")
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
     with open_study(file, budget=budget) as opened:
@@ -123,7 +125,37 @@ def predict(study: str, as_json: bool) -> dict[str, Any] | None:
     from tuner.studyfile import read
 
     with open_study(read(study), read_only=True) as opened:
+        for why, count in opened.dropped.items():
+            click.echo(f"dropped {count} rows {why}", err=True)
         return _answer(opened, opened.recommend(), as_json, None)
+
+
+@main.command()
+@study_file
+@click.option("--seeds", default="0:1", show_default=True, help="A:B, half-open.")
+@click.option("--budget", type=float, help="In target runs; default: the study file's.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a core.")
+@as_json
+@_command
+def replay(study: str, seeds: str, budget: float | None, workers: int | None, as_json: bool) -> dict[str, Any] | None:
+    """Spend a budget on recorded runs; the target's own rows score the answer."""
+    from tuner.comparison import compare_recorded
+    from tuner.report.terminal import bar, console, replayed
+    from tuner.study import checked_budget
+    from tuner.studyfile import read
+
+    file = _with_runs(read(study), "replay")
+    budget = checked_budget(file.budget.target_runs if budget is None else budget)
+    with bar("replaying") as shown:
+        told = compare_recorded(file, ["transfer"], _seeds(seeds), budget, 1, workers or _cores(), shown)
+    console.print(replayed(told))
+    return {name: told["transfer"][name] for name in ("seeds", "summary")} if as_json else None
+
+
+def _with_runs(file: Any, command: str) -> Any:
+    if file.runs is None:
+        raise BadInput(f"{command}: {file.path.name} has no [runs]; name a table of recorded runs")
+    return file
 
 
 def _cores() -> int:
@@ -136,6 +168,7 @@ def _answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> dict[st
     from tuner.report.terminal import answer, console, expected, paid
 
     ledger = study.ledger(rec.params)
+    spent = ledger.search + study.spent("recorded")
     console.print(answer(study, rec))
     console.print(expected(rec))
     if stopped is not None:
@@ -145,7 +178,7 @@ def _answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> dict[st
     told = {
         "target": dict(study.problem.target),
         **rec.as_json(),
-        "spent": {"cost": ledger.search, "target_runs": ledger.search / ledger.target_run},
+        "spent": {"cost": spent, "target_runs": spent / ledger.target_run},
         "trials": len(study.observations),
     }
     return told if stopped is None else {**told, "ledger": ledger.as_json(stopped)}
@@ -193,25 +226,22 @@ def compare(
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Cost against regret, methods side by side, each charged for every run it makes."""
-    from tuner.comparison import compare_live
-    from tuner.report.terminal import comparison, console
+    from tuner.comparison import compare_live, compare_recorded
+    from tuner.report.terminal import bar, comparison, console, replayed
     from tuner.study import checked_budget
     from tuner.studyfile import read
 
-    file = read(study)
+    file, names, numbers = read(study), methods.split(","), _seeds(seeds)
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
-    compared = compare_live(
-        file,
-        methods.split(","),
-        _seeds(seeds),
-        budget,
-        direct,
-        answers,
-        workers,
-        lambda line: click.echo(line, err=True),
-    )
-    console.print(comparison(compared))
+    if file.objective is None:
+        with bar("replaying") as shown:
+            compared = compare_recorded(file, names, numbers, budget, direct, workers, shown)
+        console.print(replayed(compared))
+    else:
+        said = partial(click.echo, err=True)
+        compared = compare_live(file, names, numbers, budget, direct, answers, workers, said)
+        console.print(comparison(compared))
     return {"methods": compared} if as_json else None
 
 

@@ -1,7 +1,8 @@
-"""Methods side by side on live training: each spends its budget, and what it would recommend on the way is scored.
+"""Methods side by side: each spends its budget, and what it would recommend on the way is scored.
 
-A score is the mean loss of fresh runs at the target, on seeds that no search has seen and that all methods share. It is
-not charged: it measures the answer. Regret is the score minus the best score of the whole comparison.
+On a table (tuner/replay.py) the target's rows score. On live training a score is the mean loss of fresh runs at the
+target, on seeds that no search has seen and that all methods share. It is not charged: it measures the answer. Regret
+is then the score minus the best score of the whole comparison.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tuner.errors import BadInput
 from tuner.execution import WorkerPool, settle_in, start_server
-from tuner.methods import Answer, Method, method
+from tuner.methods import Interval, Method, copies, method
 from tuner.opening import open_study
 from tuner.record import DIVERGED, FINISHED, RUNNING
+from tuner.replay import Replay
 from tuner.scale import Scale
 from tuner.space import Params
-from tuner.study import Study
+from tuner.study import Study, check_affords
 from tuner.studyfile import StudyFile
 from tuner.trial import Failure, Result, Trial
 
+R = TypeVar("R")
 FRESH = 5  # seeds of a score
 FRESH_FROM = 2**31  # where they start: the seeds of trials are below
 
@@ -39,7 +42,7 @@ class Step:
     """What a method would answer after `trials` runs; None while none has a finite loss."""
 
     trials: int
-    answer: Answer | None
+    answer: Params | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Search:
 
     Args:
         proxy: that is copied from; None of other methods.
-        error: what ended it before its budget did.
+        interval: what it knows of the last answer. error: what ended it before its budget did.
     """
 
     name: str
@@ -56,12 +59,13 @@ class Search:
     seed: int
     spent: tuple[float, ...]
     steps: tuple[Step, ...]
+    interval: Interval | None
     seconds_per_proposal: float
     error: str | None
 
     @property
     def variant(self) -> str:
-        return self.name if self.proxy is None else f"{self.name} @ {self.proxy}"
+        return _variant(self.name, self.proxy)
 
 
 def compare_live(
@@ -84,36 +88,81 @@ def compare_live(
     Raises:
         BadInput: an unknown method, a cost that is only known after a run, or a search whose process died.
     """
-    if file.objective.cost == "seconds":
+    if file.objective is not None and file.objective.cost == "seconds":
         raise BadInput("compare: cost must be known before a run, got 'seconds'; give the objective a cost function")
     names = list(dict.fromkeys(names))
-    jobs = [
-        (file, name, proxy, seed, budget, direct, answers) for name, proxy in _variants(file, names) for seed in seeds
-    ]
+    variants = _variants(names, file.scale.proxy_scales())
+    jobs = [(file, name, proxy, seed, budget, direct, answers) for name, proxy in variants for seed in seeds]
     searches: list[Search] = []
-    with _processes(workers) as pool:
-        for done in as_completed([pool.submit(_search, *job) for job in jobs]):
-            search = done.result()
-            searches.append(search)
-            spent = search.spent[-1] if search.spent else 0.0
-            broke = f"; {search.error}" if search.error else ""
-            said(f"{search.variant}, seed {search.seed}: {len(search.spent)} trials, {spent:.3f} target runs{broke}")
+    for search in _finished(_search, jobs, workers):
+        searches.append(search)
+        spent = search.spent[-1] if search.spent else 0.0
+        broke = f"; {search.error}" if search.error else ""
+        said(f"{search.variant}, seed {search.seed}: {len(search.spent)} trials, {spent:.3f} target runs{broke}")
     searches.sort(key=lambda search: search.seed)
     scores = _scores(file, searches, workers, said)
-    return _favoured(_told(searches, scores), names)
+    return _favoured(_told(searches, scores), names, verification=1.0)
 
 
-def _variants(file: StudyFile, names: Sequence[str]) -> Iterator[tuple[str, Scale | None]]:
+def compare_recorded(
+    file: StudyFile,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    budget: float,
+    direct: int,
+    workers: int,
+    said: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, dict[str, Any]]:
+    """The same on a table, whose target's rows score the answer after every trial.
+
+    Args:
+        said: called with the number of searches done, and of all, after each.
+
+    Raises:
+        BadInput: an unknown method, what `Replay.of` refuses, or a search whose process died.
+    """
+    names = list(dict.fromkeys(names))
+    replay = Replay.of(file)
+    least = min(map(replay.table.cost_at, replay.problem.proxies)) / replay.table.cost_at(replay.problem.target)
+    check_affords(budget, least)
+    jobs = [
+        (replay, name, proxy, seed, direct if proxy is None and method(name).direct else budget)
+        for name, proxy in _variants(names, replay.problem.proxies)
+        for seed in seeds
+    ]
+    told: dict[str, list[dict[str, Any]]] = {}
+    for done, (variant, entry) in enumerate(_finished(_replayed, jobs, workers), 1):
+        told.setdefault(variant, []).append(entry)
+        said(done, len(jobs))
+    for entries in told.values():
+        entries.sort(key=lambda entry: entry["seed"])
+    return _favoured(told, names, verification=0.0)
+
+
+def _replayed(replay: Replay, name: str, proxy: Scale | None, seed: int, budget: float) -> tuple[str, dict[str, Any]]:
+    return _variant(name, proxy), replay.run(_made(name, proxy), seed, budget)
+
+
+def _variants(names: Sequence[str], proxies: Sequence[Scale]) -> Iterator[tuple[str, Scale | None]]:
     """A copy is searched at every proxy; the best of them is kept in the end."""
     for name in names:
-        copies = name.startswith("copy")
-        proxies: list[Scale | None] = [*file.scale.proxy_scales()] if copies else [None]
-        _made(name, proxies[0])  # a wrong name is refused here
-        yield from ((name, proxy) for proxy in proxies)
+        _made(name, proxies[0] if copies(name) else None)  # a wrong name is refused here
+        yield from ((name, proxy) for proxy in (proxies if copies(name) else [None]))
 
 
 def _made(name: str, proxy: Scale | None) -> Method:
     return method(name) if proxy is None else method(name, scale=proxy)
+
+
+def _variant(name: str, proxy: Scale | None) -> str:
+    return name if proxy is None else f"{name} @ {proxy}"
+
+
+def _finished(job: Callable[..., R], jobs: Sequence[tuple[Any, ...]], workers: int) -> Iterator[R]:
+    """What the jobs return, as they end, in processes of their own."""
+    with _processes(workers) as pool:
+        for done in as_completed([pool.submit(job, *args) for args in jobs]):
+            yield done.result()
 
 
 @contextmanager
@@ -160,8 +209,9 @@ def _search(
         finished = [s for s, e in zip(spent, study.entries, strict=True) if e.state in (FINISHED, DIVERGED)]
         if not steps or steps[-1].trials < len(finished):
             steps.append(_step(study))
+        known = steps[-1].answer and study.method.interval(study.problem, study.observations, seed=seed)
         thought = statistics.median(study.thought) if study.thought else math.nan
-    return Search(name, proxy, seed, tuple(finished), tuple(steps), thought, error)
+    return Search(name, proxy, seed, tuple(finished), tuple(steps), known or None, thought, error)
 
 
 def _step(study: Study) -> Step:
@@ -181,7 +231,7 @@ def _scores(
     file: StudyFile, searches: Sequence[Search], workers: int, said: Callable[[str], None]
 ) -> dict[tuple[tuple[str, Any], ...], list[float]]:
     """Losses at the target on the fresh seeds, of every distinct answer."""
-    answers = {_key(s.answer.params): s.answer.params for search in searches for s in search.steps if s.answer}
+    answers = {_key(s.answer): s.answer for search in searches for s in search.steps if s.answer}
     said(f"scoring {len(answers)} answers on {FRESH} fresh seeds at the target")
     with open_study(file, in_memory=True) as study:
         assert study.source is not None
@@ -219,19 +269,19 @@ def _told(
     best = min(filter(math.isfinite, means.values()), default=None)
     told: dict[str, list[dict[str, Any]]] = {}
     for search in searches:
-        steps = {s.trials: _regret(means[_key(s.answer.params)] if s.answer else None, best) for s in search.steps}
+        steps = {s.trials: _regret(means[_key(s.answer)] if s.answer else None, best) for s in search.steps}
         trace, regret = [], _regret(None, best)
         for trials, spent in enumerate(search.spent, 1):
             regret = steps.get(trials, regret)
             trace.append({"target_runs": spent, "trials": trials, **regret})
         last = search.steps[-1].answer
-        fresh = None if last is None else [_finite(loss) for loss in scores[_key(last.params)]]
+        fresh = None if last is None else [_finite(loss) for loss in scores[_key(last)]]
         told.setdefault(search.variant, []).append(
             {
                 "seed": search.seed,
                 "trace": trace,
-                "recommendation": last and dict(last.params),
-                "interval": last and last.interval and {name: list(ends) for name, ends in last.interval.items()},
+                "recommendation": last and dict(last),
+                "interval": search.interval and {name: list(ends) for name, ends in search.interval.items()},
                 "covered": {},  # nobody knows the optimum
                 "seconds_per_proposal": _finite(search.seconds_per_proposal),
                 "fresh_losses": fresh,
@@ -259,7 +309,9 @@ def _regret(loss: float | None, best: float | None) -> dict[str, float | None]:
     }
 
 
-def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _favoured(
+    told: Mapping[str, list[dict[str, Any]]], names: Sequence[str], verification: float
+) -> dict[str, dict[str, Any]]:
     """Methods with their summary; of a copy's proxies the one whose final median regret is least.
 
     "verification": target runs to add to the cost of a search that does not end with a run at the target.
@@ -267,22 +319,31 @@ def _favoured(told: Mapping[str, list[dict[str, Any]]], names: Sequence[str]) ->
     methods: dict[str, dict[str, Any]] = {}
     for name in names:
         variants = [full for full in told if full.partition(" @ ")[0] == name]
-        full = min(variants, key=lambda v: _quantile(told[v], 0.5))
-        final = {"median": _finite(_quantile(told[full], 0.5)), "p90": _finite(_quantile(told[full], 0.9))}
-        summary = {"relative_regret": final, "smooth_relative_regret": {"median": None, "p90": None}, "coverage": {}}
-        direct = " @ " not in full and method(name).direct
+        full = min(variants, key=lambda v: _quantile(told[v], "relative_regret", 0.5))
+        direct = not copies(name) and method(name).direct
         methods[name] = {
             "variant": full,
-            "verification": 0.0 if direct else 1.0,
+            "verification": 0.0 if direct else verification,
             "seeds": told[full],
-            "summary": summary,
+            "summary": summary(told[full]),
         }
     return methods
 
 
-def _quantile(entries: Sequence[dict[str, Any]], level: float) -> float:
-    """Over seeds, of the final relative regret; a diverged answer counts as infinite."""
-    last = [entry["trace"][-1]["relative_regret"] if entry["trace"] else None for entry in entries]
+def summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over seeds: final regrets, and how often each interval held the optimum."""
+    regrets = {
+        key: {name: _finite(_quantile(entries, key, level)) for name, level in (("median", 0.5), ("p90", 0.9))}
+        for key in ("relative_regret", "smooth_relative_regret")
+    }
+    known = [entry["covered"] for entry in entries if entry["covered"]]
+    coverage = {name: float(np.mean([covered[name] for covered in known])) for name in (known[0] if known else ())}
+    return {**regrets, "coverage": coverage}
+
+
+def _quantile(entries: Sequence[dict[str, Any]], key: str, level: float) -> float:
+    """Over seeds, of the final regret; a diverged answer counts as infinite."""
+    last = [entry["trace"][-1][key] if entry["trace"] else None for entry in entries]
     return float(np.quantile([math.inf if r is None else r for r in last], level, method="inverted_cdf"))
 
 

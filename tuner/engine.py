@@ -8,7 +8,7 @@ many threads the host has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
@@ -69,6 +69,7 @@ def propose(
     seed: int = 0,
     budget: float = math.inf,
     count: int = 1,
+    among: Sequence[Proposal] | None = None,
 ) -> list[Proposal]:
     """The next runs to make, all of one scale, each chosen knowing those before it are under way.
 
@@ -76,18 +77,19 @@ def propose(
         observations: finished runs. pending: runs under way.
         budget: cost that is left; no run that exceeds it is proposed.
         count: how many runs at most.
+        among: the only runs that can be made; None: any of the space at any proxy.
 
     Returns:
         Between 0 and `count` proposals; none when no proxy fits the budget.
     """
     number, budget = len(observations) + len(pending), SLACK * budget
     if number < _first_runs(problem) or not any(not o.diverged for o in observations):
-        return _design(problem, number, seed, budget, count)
+        return _design(problem, number, seed, budget, count, among)
     fitted = _fitted(problem, observations, seed)
     generator = _generator(seed, number)
     with torch.no_grad():
         points = _candidates(problem, fitted, problem.target, generator)
-        return _most_taught(problem, fitted, points, list(pending), generator, budget, count)
+        return _most_taught(problem, fitted, points, list(pending), generator, budget, count, among)
 
 
 @_one_thread
@@ -97,14 +99,26 @@ def recommend(problem: Problem, observations: Sequence[Observation], *, seed: in
     Raises:
         BadInput: no run with a finite loss.
     """
+    fitted, generator = _known(problem, observations, seed)
+    return _answer(problem, fitted, generator)
+
+
+@_one_thread
+def best(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> dict[str, Value]:
+    """The hyperparameters that `recommend` names, without what is known of them."""
+    fitted, generator = _known(problem, observations, seed)
+    with torch.no_grad():
+        points = _answers(problem, fitted, generator)
+        return problem.to_raw(_chosen(problem, points), problem.target)
+
+
+def _known(problem: Problem, observations: Sequence[Observation], seed: int) -> tuple[Fit, torch.Generator]:
     if all(o.diverged for o in observations):
         raise BadInput(
             f"recommend: at least one run with a finite loss is needed, got {len(observations)} runs, all diverged; "
             "lower the ranges of the space or run more trials"
         )
-    fitted = _fitted(problem, observations, seed)
-    generator = _generator(seed, len(observations))
-    return _answer(problem, fitted, generator)
+    return _fitted(problem, observations, seed), _generator(seed, len(observations))
 
 
 # What to run
@@ -115,17 +129,21 @@ def _first_runs(problem: Problem) -> int:
     return len(problem.space) + 2
 
 
-def _design(problem: Problem, number: int, seed: int, budget: float, count: int) -> list[Proposal]:
-    """The next points of a scrambled Sobol sequence, at the cheapest proxy."""
+def _design(
+    problem: Problem, number: int, seed: int, budget: float, count: int, among: Sequence[Proposal] | None
+) -> list[Proposal]:
+    """The next points of a scrambled Sobol sequence, at the cheapest proxy; the nearest that can be made."""
     points = qmc.Sobol(len(problem.space), rng=np.random.default_rng(seed)).random(_power_of_two(number + count))
+    scales = problem.proxies if among is None else list(dict.fromkeys(run.scale for run in among))
     chosen: list[Proposal] = []
     for point in points[number : number + count]:
         params = problem.space.decode(point)
-        scale = min(problem.proxies, key=lambda s: problem.cost(params, s))
+        scale = min(scales, key=lambda s: problem.cost(params, s))
         budget -= problem.cost(params, scale)
-        if budget < 0:
+        there = None if among is None else [run for run in among if run.scale == scale and run not in chosen]
+        if budget < 0 or there == []:
             break
-        chosen.append(Proposal(params, scale))
+        chosen.append(Proposal(params, scale) if there is None else problem.nearest(point, there))
     return chosen
 
 
@@ -137,19 +155,33 @@ def _most_taught(
     generator: torch.Generator,
     budget: float,
     count: int,
+    among: Sequence[Proposal] | None,
 ) -> list[Proposal]:
     """The greedy batch of the scale with the best rate of knowledge to cost."""
     target = Moments(fitted, problem.inputs(points, problem.target))
     under_way = Moments(fitted, problem.located(pending)) if pending else None
     batches = []
-    for scale in problem.proxies:
-        near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
-        runs = Moments(fitted, problem.inputs(near, scale))
-        choices = [Proposal(problem.space.decode(x), scale) for x in near]
-        costs = np.array([problem.cost(choice.params, scale) for choice in choices])
+    for inputs, choices in _near_optima(problem, fitted, generator) if among is None else _by_scale(problem, among):
+        runs = Moments(fitted, inputs)
+        costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
         know = Knowledge.of(target, runs, under_way)
         batches.append(_batch(know, choices, np.where(_in_valley(runs), costs, np.inf), budget, count))
-    return max(batches, key=lambda batch: batch[0])[1]
+    return max(batches, key=lambda batch: batch[0], default=(0.0, []))[1]
+
+
+def _near_optima(problem: Problem, fitted: Fit, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Proposal]]]:
+    """Runs near where the optimum of each proxy may be, and where they lie."""
+    for scale in problem.proxies:
+        near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
+        yield problem.inputs(near, scale), [Proposal(problem.space.decode(x), scale) for x in near]
+
+
+def _by_scale(problem: Problem, runs: Sequence[Proposal]) -> Iterator[tuple[Tensor, list[Proposal]]]:
+    groups: dict[Scale, list[Proposal]] = {}
+    for run in runs:
+        groups.setdefault(run.scale, []).append(run)
+    for group in groups.values():
+        yield problem.located(group), group
 
 
 def _in_valley(runs: Moments) -> NDArray[np.bool_]:
@@ -182,21 +214,28 @@ def _batch(
 # What is best
 
 
+def _answers(problem: Problem, fitted: Fit, generator: torch.Generator) -> Points:
+    """The points of the target that an answer is chosen from."""
+    candidates = _candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
+    return Points(fitted, problem.inputs(candidates, problem.target))
+
+
+def _chosen(problem: Problem, points: Points) -> dict[str, Value]:
+    """Base hyperparameters where the posterior mean is lowest."""
+    return problem.space.decode(problem.frame.split(points.inputs)[0][int(points.mean.argmin())].numpy())
+
+
 def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recommendation:
     with torch.no_grad():
-        candidates = _candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
-        at_target = problem.inputs(candidates, problem.target)
-        points = Points(fitted, at_target)
+        points = _answers(problem, fitted, generator)
         best = int(points.mean.argmin())
         drawn, member = points.draws(DRAWS, generator)
         losses = points.losses(drawn, member)
-        where = problem.frame.split(at_target)[0][drawn.argmin(1)].numpy()
-        chosen = problem.frame.split(at_target)[0][best].numpy()
+        where = problem.frame.split(points.inputs)[0][drawn.argmin(1)].numpy()
         drift = {axis: _drift(problem, fitted, axis, generator) for axis in problem.axes}
-    params = problem.space.decode(chosen)
-    raw = problem.parametrization.to_raw(problem.space, params, problem.target, problem.base)
+    params = _chosen(problem, points)
     return Recommendation(
-        params=raw,
+        params=problem.to_raw(params, problem.target),
         interval=_interval(problem, params, where),
         loss=float(losses[:, best].mean()),
         loss_sd=float(losses[:, best].std()),

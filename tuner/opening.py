@@ -14,10 +14,11 @@ from tuner.objective import ObjectiveSource
 from tuner.parametrization import Parametrization, applied, preset
 from tuner.problem import Problem, check_axes
 from tuner.record import Record
+from tuner.runs import Table, read_table
 from tuner.scale import Scale
 from tuner.space import Dimension, Params, SearchSpace, suggestion
 from tuner.study import Cost, Study, check_affords, priced
-from tuner.studyfile import StudyFile
+from tuner.studyfile import ObjectiveSection, RunsSection, StudyFile
 
 
 def create_study(
@@ -102,14 +103,71 @@ def open_study(
 ) -> Study:
     """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
 
+    The runs of its table are in it. With no objective beside it the table is the record, and nothing is written.
+
     Args:
         seed: None: the study file's. budget: as in `create_study`.
 
     Raises:
-        BadInput: as `create_study`.
+        BadInput: as `create_study` and `read_table`.
     """
-    folders = (str(file.path.parent), ".")
-    source = ObjectiveSource(file.objective.call, file.objective.args, folders)
+    seed = file.study.seed if seed is None else seed
+    if file.objective is None:
+        table = recorded_table(file)
+        others = [scale for scale in table.scales if scale != Scale(file.scale.target)]
+        record = Record(None, file.study.name)
+        study = Study(record, recorded(file, others), table.cost, seed, None, None, file.budget.retries, "")
+    else:
+        rows = None if file.runs is None or read_only else _table(file, file.runs)
+        study = _live(file, file.objective, read_only, in_memory, seed, budget)
+        if rows is None:
+            return study
+        table = rows.within(study.problem.space, study.problem.to_base)
+    try:
+        study.add(table.runs)
+        study.dropped = table.dropped
+    except BaseException:
+        study.close()
+        raise
+    return study
+
+
+def recorded_table(file: StudyFile) -> Table:
+    """The table of a study file that trains nothing.
+
+    Raises:
+        BadInput: as `read_table`.
+    """
+    assert file.runs is not None
+    table, space = _table(file, file.runs), file.search_space
+    assert space is not None
+    table = table.within(space)
+    table.check(space)
+    return table
+
+
+def _table(file: StudyFile, section: RunsSection) -> Table:
+    if file.search_space is None:
+        raise BadInput(f"{file.path.name}: [space] is needed with [runs], got none; add its columns and their ranges")
+    return read_table(section, file.path.parent, file.search_space, file.scale)
+
+
+def recorded(file: StudyFile, proxies: Sequence[Scale]) -> Callable[[Callable[[Params, Scale], float]], Problem]:
+    """What a table is asked, of a cost. Base and raw coordinates agree at the target: its ranges are raw."""
+    space, target = file.search_space, Scale(file.scale.target)
+    assert space is not None
+    if not proxies:
+        raise BadInput(f"runs: a row at a scale other than the target ({target}) is needed, got none; add smaller runs")
+    _check_axes(space, target, proxies, None)
+    _check_exponents(space, target, file.parametrization.exponents)
+    rule = preset(file.parametrization.preset or "none", file.parametrization.exponents)
+    return partial(Problem, space, target, tuple(proxies), target, rule)
+
+
+def _live(
+    file: StudyFile, trains: ObjectiveSection, read_only: bool, in_memory: bool, seed: int, budget: float | None
+) -> Study:
+    source = ObjectiveSource(trains.call, trains.args, (str(file.path.parent), "."))
     return create_study(
         file.search_space,
         target=Scale(file.scale.target),
@@ -118,10 +176,10 @@ def open_study(
         parametrization=file.parametrization.preset,
         exponents=file.parametrization.exponents,
         objective=source,
-        cost=file.objective.cost,
+        cost=trains.cost,
         storage=None if in_memory else file.storage,
         name=file.study.name,
-        seed=file.study.seed if seed is None else seed,
+        seed=seed,
         retries=file.budget.retries,
         read_only=read_only,
         budget=budget,

@@ -15,7 +15,7 @@ from torch import Tensor
 from tuner.errors import BadInput
 from tuner.parametrization import Parametrization
 from tuner.scale import Scale
-from tuner.space import Categorical, Float, Params, SearchSpace
+from tuner.space import Categorical, Float, Params, SearchSpace, Value
 from tuner.surrogate.frame import DTYPE, Frame
 from tuner.trial import Observation, Proposal
 
@@ -76,6 +76,14 @@ class Problem:
         endless = torch.tensor([self.parametrization.endless(axis) for axis in self.axes], dtype=DTYPE)
         return Frame(choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats, endless)
 
+    def to_base(self, params: Params, scale: Scale) -> dict[str, Value]:
+        """Raw hyperparameters of a run at a scale -> base."""
+        return self.parametrization.to_base(self.space, params, scale, self.base)
+
+    def to_raw(self, params: Params, scale: Scale) -> dict[str, Value]:
+        """Base hyperparameters -> raw at a scale."""
+        return self.parametrization.to_raw(self.space, params, scale, self.base)
+
     def nats(self, name: str) -> float:
         """Length of a hyperparameter's coordinate in nats; 1 for a category, which has none."""
         dimension = self.space[name]
@@ -90,6 +98,11 @@ class Problem:
         """Runs -> X (n, d + a)."""
         rows = [self.inputs(self.space.encode(run.params)[None], run.scale) for run in runs]
         return torch.cat(rows) if rows else torch.zeros(0, len(self.space) + len(self.axes), dtype=DTYPE)
+
+    def nearest(self, point: Array, among: Sequence[Proposal]) -> Proposal:
+        """Of some runs, the one whose hyperparameters are nearest to a cube point (d,)."""
+        away = np.stack([self.space.encode(run.params) for run in among]) - point
+        return among[int(np.square(away).sum(1).argmin())]
 
     def snapped(self, points: Array) -> Array:
         """The cube points that integers and categories can take, (c, d)."""

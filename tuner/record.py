@@ -7,6 +7,7 @@ that the next coordinator marks lost. Who holds the study's lock (tuner/lock.py)
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import socket
@@ -31,6 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.errors import BadInput
 from tuner.lock import Held, Lock, take
+from tuner.runs import Run
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Params, SearchSpace, distribution
 from tuner.storage import shown, sqlite_path
@@ -47,7 +49,7 @@ class Entry:
         trial: number, raw hyperparameters, scale, seed.
         state: running, finished, diverged (the training blew up), failed (the code or machine broke) or lost (the
             coordinator died).
-        purpose: "search" or "verification".
+        purpose: "search", "verification", or "recorded" (a run from a table, which nobody here made or paid for).
         attempt: 1, or more when an earlier attempt failed or was lost; retry_of: the number of that attempt.
         loss: finite when finished. cost: what is charged, in the study's unit.
     """
@@ -61,6 +63,11 @@ class Entry:
     cost: float
     seconds: float
     error: str | None
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the surrogate may learn from it. A verification run checks and never feeds."""
+        return self.purpose != "verification"
 
 
 class Record:
@@ -136,10 +143,7 @@ class Record:
         retry_of: int | None = None,
     ) -> Trial:
         """Write a trial as running; `cost` is what it will be charged if it never returns."""
-        values = {**params, **scale}
-        distributions = {name: _around(space.get(name), value) for name, value in values.items()}
-        attributes = {
-            "scale": dict(scale),
+        about = {
             "seed": seed,
             "planned_cost": cost,
             "purpose": purpose,
@@ -147,14 +151,37 @@ class Record:
             "retry_of": retry_of,
             "versions": _versions(),
         }
+        number = self._create(space, params, scale, about, TrialState.RUNNING, None)
+        return Trial(number, dict(params), scale, seed)
+
+    def add(self, space: SearchSpace, run: Run) -> None:
+        """Write a run that was made elsewhere, whole."""
+        diverged = not math.isfinite(run.loss)
+        result = {"cost": run.cost, "seconds": 0.0, "state": DIVERGED if diverged else FINISHED}
+        about = {"seed": 0, "purpose": "recorded", "attempt": 1, "retry_of": None, "result": result}
+        state, value = (TrialState.PRUNED, None) if diverged else (TrialState.COMPLETE, run.loss)
+        self._create(space, run.params, run.scale, about, state, value)
+
+    def _create(
+        self,
+        space: SearchSpace,
+        params: Params,
+        scale: Scale,
+        about: dict[str, Any],
+        state: TrialState,
+        value: float | None,
+    ) -> int:
+        values = {**params, **scale}
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=values, distributions=distributions, user_attrs=attributes
+            state=state,
+            value=value,
+            params=values,
+            distributions={name: _around(space.get(name), v) for name, v in values.items()},
+            user_attrs={"scale": dict(scale), **about},
         )
         self._will_write()
         with _one_line("record: cannot be written"):
-            trial_id = self._storage.create_new_trial(self._id, template_trial=template)
-            number = self._noted(trial_id)
-        return Trial(number, dict(params), scale, seed)
+            return self._noted(self._storage.create_new_trial(self._id, template_trial=template))
 
     def finish(self, number: int, result: Result, cost: float) -> None:
         """Write a result: finished, or diverged when its loss is not finite."""
@@ -236,7 +263,7 @@ def _entry(trial: FrozenTrial) -> Entry:
         attempt=about["attempt"],
         retry_of=about["retry_of"],
         loss=trial.value if trial.state == TrialState.COMPLETE else None,
-        cost=result.get("cost", about["planned_cost"]),
+        cost=result["cost"] if "cost" in result else about["planned_cost"],
         seconds=result.get("seconds", 0.0),
         error=result.get("error"),
     )

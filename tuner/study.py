@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cached_property
 from itertools import accumulate
@@ -23,6 +23,7 @@ from tuner.objective import Objective, ObjectiveSource, loaded, one_line
 from tuner.parametrization import applied
 from tuner.problem import SLACK, Problem
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Record
+from tuner.runs import Run
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
 from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
@@ -66,6 +67,7 @@ class Study:
         method: what proposes; the tuner itself, unless something else is set to be compared with it.
         source: what names the objective by data, if anything does: workers make their own from it.
         unit: of cost, "FLOPs" or "seconds"; empty where a function of the user's says what a run costs.
+        dropped: why -> how many rows of its table are not in it.
         thought: seconds that each proposal took, fit included, since the study was opened.
     """
 
@@ -84,6 +86,7 @@ class Study:
         self.source, self._objective, self._cost, self.unit = source, objective, cost, unit
         self.method: Method = method("transfer")
         self.thought: list[float] = []
+        self.dropped: Mapping[str, int] = {}
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
         for entry in record.entries():
             if entry.state == RUNNING and not record.read_only:
@@ -110,13 +113,13 @@ class Study:
 
     @property
     def observations(self) -> list[Observation]:
-        """Finished and diverged runs of the search, in base coordinates. A verification run checks and never feeds."""
-        return [self._observation(e) for e in self.entries if e.state in (FINISHED, DIVERGED) and e.purpose == "search"]
+        """Finished and diverged runs of the search, and recorded ones, in base coordinates."""
+        return [self._observation(e) for e in self.entries if e.state in (FINISHED, DIVERGED) and e.feeds]
 
     def _observation(self, entry: Entry) -> Observation:
-        p, trial = self.problem, entry.trial
-        base = p.parametrization.to_base(p.space, trial.params, trial.scale, p.base)
-        return Observation(base, trial.scale, math.inf if entry.loss is None else entry.loss, entry.cost)
+        params, scale = entry.trial.params, entry.trial.scale
+        loss = math.inf if entry.loss is None else entry.loss
+        return Observation(self.problem.to_base(params, scale), scale, loss, entry.cost)
 
     @property
     def pending(self) -> list[Proposal]:
@@ -136,7 +139,7 @@ class Study:
 
     def cost(self, params: Params, scale: Scale) -> float:
         """Cost of a run, base hyperparameters; with cost="seconds", the law learned from the trials so far."""
-        return self._raw_cost(self._raw(params, scale), scale)
+        return self._raw_cost(self.problem.to_raw(params, scale), scale)
 
     def _raw_cost(self, raw: Params, scale: Scale) -> float:
         return priced(self._cost, raw, scale) if callable(self._cost) else self._law()(scale)
@@ -151,10 +154,6 @@ class Study:
             self._law_of = entries, law
         return self._law_of[1]
 
-    def _raw(self, params: Params, scale: Scale) -> dict[str, Any]:
-        p = self.problem
-        return p.parametrization.to_raw(p.space, params, scale, p.base)
-
     def spent(self, purpose: str = "search") -> float:
         """Cost charged so far, that of failed, lost and running trials included."""
         return sum(self.charge(e) for e in self.entries if e.purpose == purpose)
@@ -163,6 +162,25 @@ class Study:
         """What an entry costs; in seconds, a run that was not timed costs what the law says now."""
         timed = callable(self._cost) or entry.seconds > 0
         return entry.cost if timed else self._law()(entry.trial.scale)
+
+    def add(self, runs: Sequence[Run]) -> None:
+        """Write runs that were made elsewhere: they teach, and no budget pays for them. Those it has are not added.
+
+        Raises:
+            BadInput: the record has others, or one of these has a hyperparameter that the space has not.
+        """
+        for run in runs:
+            self.problem.space.check(run.params)
+        known = [e for e in self.entries if e.purpose == "recorded"]
+        for entry, run in zip(known, runs, strict=False):
+            same = (entry.trial.params, entry.trial.scale) == (run.params, run.scale)
+            if not same or (math.inf if entry.loss is None else entry.loss) != run.loss:
+                raise BadInput(
+                    f"resume: the record began with other runs than the table has now, for example {run}; restore the "
+                    "table or give the study a new name"
+                )
+        for run in runs[len(known) :]:
+            self.record.add(self.problem.space, run)
 
     # ask and tell
 
@@ -190,7 +208,7 @@ class Study:
         first = len(self.entries)
         seeds = [trial_seed(self.seed, first + i) for i in range(count)]
         return [
-            self._started(self._raw(p.params, p.scale), p.scale, seed)
+            self._started(self.problem.to_raw(p.params, p.scale), p.scale, seed)
             for p, seed in zip(proposals, seeds, strict=False)
         ]
 

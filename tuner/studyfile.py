@@ -64,6 +64,14 @@ class ObjectiveSection(_Section):
     cost: Literal["flops", "seconds"] = "flops"
 
 
+class RunsSection(_Section):
+    path: str
+    loss: str = "loss"
+    cost: str
+    diverged: str | None = None
+    where: str | None = None
+
+
 class DimensionSection(_Section):
     low: Number | None = None
     high: Number | None = None
@@ -95,7 +103,7 @@ class RangeSection(_Section):
 
 class ScaleSection(_Section):
     target: dict[str, Number]
-    proxies: dict[str, Annotated[int | float | list[Number] | RangeSection, BeforeValidator(_axis)]]
+    proxies: dict[str, Annotated[int | float | list[Number] | RangeSection, BeforeValidator(_axis)]] | None = None
     base: dict[str, Number] | None = None
 
     def proxy_scales(self) -> list[Scale]:
@@ -109,6 +117,21 @@ class ScaleSection(_Section):
             else:
                 axes[axis] = list(value) if isinstance(value, list) else [value]
         return grid(axes)
+
+    def named(self, axis: str) -> list[float]:
+        """Every single value that the file writes for an axis."""
+        proxies = (self.proxies or {}).get(axis, [])
+        listed = proxies if isinstance(proxies, list) else [proxies] if isinstance(proxies, (int, float)) else []
+        return [self.target[axis], *listed, *([self.base[axis]] if self.base and axis in self.base else [])]
+
+    def is_proxy(self, scale: Scale) -> bool:
+        """Whether `proxies` names a scale whose axes have the file's values; it names all where it is left out."""
+        return self.proxies is None or all(
+            value.low <= scale[axis] <= value.high
+            if isinstance(value := self.proxies.get(axis, self.target[axis]), RangeSection)
+            else scale[axis] in (value if isinstance(value, list) else [value])
+            for axis in scale
+        )
 
 
 class ParametrizationSection(_Section):
@@ -128,7 +151,8 @@ class StudyFile(_Section):
 
     path: Path = Field(alias="<path>")  # no key that a file would have
     study: StudySection
-    objective: ObjectiveSection
+    objective: ObjectiveSection | None = None
+    runs: RunsSection | None = None
     space: dict[str, DimensionSection] | None = None
     scale: ScaleSection
     parametrization: ParametrizationSection = ParametrizationSection()
@@ -163,14 +187,12 @@ def read(path: str | Path) -> StudyFile:
         raise BadInput(f"study file: {str(path)!r} cannot be read: {error.strerror}; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"study file: {str(path)!r} is not TOML: {error}; correct it") from None
-    if "runs" in content:
-        raise BadInput(
-            f"{path.name}: [runs] is not supported in this version, which trains live; give [objective] and remove it"
-        )
     try:
         parsed = StudyFile.model_validate({**content, "<path>": path.resolve()})
     except ValidationError as error:
         raise BadInput(_first(error, path)) from None
+    if parsed.objective is None and parsed.runs is None:
+        raise BadInput(f"{path.name}: [objective] or [runs] is missing; add what trains, or a table of runs")
     for section in (parsed.space or {}).items():
         _named(section)
     return parsed

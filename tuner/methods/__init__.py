@@ -6,30 +6,25 @@ every run they make.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from tuner.errors import BadInput
 from tuner.problem import Problem
 from tuner.space import Params, Value, suggestion
 from tuner.trial import Observation, Proposal
 
-
-@dataclass(frozen=True)
-class Answer:
-    """Raw hyperparameters at the target, and their 90 % intervals where the method knows any."""
-
-    params: Params
-    interval: Mapping[str, tuple[Value, ...]] | None = None
+Interval = Mapping[str, tuple[Value, ...]]
 
 
-class Method(Protocol):
+class Method(ABC):
     """`direct`: whether the budget is spent at the target."""
 
     direct: bool
 
+    @abstractmethod
     def propose(
         self,
         problem: Problem,
@@ -39,11 +34,20 @@ class Method(Protocol):
         seed: int,
         budget: float,
         count: int,
+        among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
-        """The next runs, base coordinates, of one scale, within the budget; none when it is spent."""
+        """The next runs, base coordinates, of one scale, within the budget; none when it is spent.
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
-        """What the method would train with. Raises BadInput while every run diverged."""
+        Of `among`, where only some runs can be made.
+        """
+
+    @abstractmethod
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        """What the method would train with, raw at the target. Raises BadInput while every run diverged."""
+
+    def interval(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Interval | None:
+        """90 % intervals of what is recommended; None of a method that knows none."""
+        return None
 
 
 _HOME: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,6 +58,11 @@ _HOME: dict[str, tuple[str, dict[str, Any]]] = {
     "copy": ("copy:Copy", {"raw": False}),
     "copy-raw": ("copy:Copy", {"raw": True}),
 }
+
+
+def copies(name: str) -> bool:
+    """Whether a method searches one proxy, which whoever compares must choose."""
+    return name in ("copy", "copy-raw")
 
 
 def method(name: str, **chosen: Any) -> Method:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuner.methods import Answer
+from tuner.methods import Method
 from tuner.methods.direct import Direct, best_run
 from tuner.problem import Problem
 from tuner.scale import Scale
+from tuner.space import Params
 from tuner.trial import Observation, Proposal
 
 
 @dataclass(frozen=True)
-class Copy:
+class Copy(Method):
     """Args: raw: whether the setting is moved as it was. scale: the proxy that is searched."""
 
     raw: bool
@@ -34,11 +35,12 @@ class Copy:
         seed: int,
         budget: float,
         count: int,
+        among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
         search = Direct("tpe", self.scale)
-        return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
+        return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count, among=among)
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         best = best_run(observations)
         at = best.scale if self.raw else problem.target
-        return Answer(problem.parametrization.to_raw(problem.space, best.params, at, problem.base))
+        return problem.to_raw(best.params, at)

@@ -13,15 +13,15 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from tuner.errors import BadInput
-from tuner.methods import Answer
+from tuner.methods import Method
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale
-from tuner.space import distribution
+from tuner.space import Params, distribution
 from tuner.trial import Observation, Proposal
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Method):
     """Optuna's `sampler` ("tpe", "gp" or "random", with its defaults) at `scale`; None: the target.
 
     The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
@@ -40,19 +40,27 @@ class Direct:
         seed: int,
         budget: float,
         count: int,
+        among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
         scale = self.scale or problem.target
+        left = None if among is None else [run for run in among if run.scale == scale]
         study = _told(problem, observations, pending, self._sampler(seed, len(observations) + len(pending)))
         chosen: list[Proposal] = []
         for _ in range(count):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 params = study.ask({name: distribution(d) for name, d in problem.space.items()}).params
-            cost = problem.cost(params, scale)
+            asked = Proposal(params, scale)
+            if left is not None:
+                if not left:
+                    break
+                asked = problem.nearest(problem.space.encode(params), left)
+                left.remove(asked)
+            cost = problem.cost(asked.params, scale)
             if cost > SLACK * budget:
                 break
             budget -= cost
-            chosen.append(Proposal(params, scale))
+            chosen.append(asked)
         return chosen
 
     def _sampler(self, seed: int, number: int) -> BaseSampler:
@@ -61,9 +69,9 @@ class Direct:
         sampler: BaseSampler = makers[self.sampler](seed=state)
         return sampler
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         best = best_run(observations)
-        return Answer(problem.parametrization.to_raw(problem.space, best.params, problem.target, problem.base))
+        return problem.to_raw(best.params, problem.target)
 
 
 def best_run(observations: Sequence[Observation]) -> Observation:

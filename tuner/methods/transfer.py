@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner import engine
-from tuner.methods import Answer
+from tuner.methods import Interval, Method
 from tuner.problem import Problem
+from tuner.space import Params
 from tuner.trial import Observation, Proposal
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Method):
     """The engine's two functions."""
 
     direct: bool = False
@@ -26,9 +27,12 @@ class Transfer:
         seed: int,
         budget: float,
         count: int,
+        among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
-        return engine.propose(problem, observations, pending, seed=seed, budget=budget, count=count)
+        return engine.propose(problem, observations, pending, seed=seed, budget=budget, count=count, among=among)
 
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Answer:
-        rec = engine.recommend(problem, observations, seed=seed)
-        return Answer(rec.params, rec.interval)
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        return engine.best(problem, observations, seed=seed)
+
+    def interval(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Interval | None:
+        return engine.recommend(problem, observations, seed=seed).interval

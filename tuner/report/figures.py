@@ -120,7 +120,7 @@ def _loss_panel(view: View, name: str, limits: tuple[float, float]) -> Panel:
     pad = 0.06 * (high - low)
     data = [] if view.answer is None else _slice(view, name, view.answer)
     for scale, colour in view.colours.items():
-        runs = [e for e in view.runs if e.trial.scale == scale and e.purpose == "search"]
+        runs = [e for e in view.runs if e.trial.scale == scale and e.feeds]
         data += _marks(view, name, runs, colour, high, high + pad)
     checks = [e for e in view.runs if e.purpose == "verification"]
     data += _marks(view, name, checks, TARGET, high, high + pad, star=True)
@@ -331,7 +331,7 @@ def _history(view: View) -> list[tuple[float, int, Recommendation]]:
     count = len(view.observations)
     sizes = sorted({int(2 ** (k / 2)) for k in range(4, 60) if 2 ** (k / 2) < count})
     kept = {sizes[i] for i in np.linspace(0, len(sizes) - 1, min(len(sizes), PREFIXES - 1)).round().astype(int)}
-    searched = [e for e in view.entries if e.purpose == "search"]
+    searched = [e for e in view.entries if e.feeds]
     charged = np.cumsum([view.study.charge(e) for e in searched]) / view.study.target_cost
     ends = [c for c, e in zip(charged, searched, strict=True) if e.state in (FINISHED, DIVERGED)]
     known = {n: view.observations[:n] for n in sorted(kept)}

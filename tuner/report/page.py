@@ -186,7 +186,7 @@ def _checked(view: View, rec: Recommendation) -> str:
 
 def _made(view: View) -> str:
     """The trials so far, by state."""
-    searched = [e.state for e in view.entries if e.purpose == "search"]
+    searched = [e.state for e in view.entries if e.feeds]
     told = [f"{searched.count(s)} {s}" for s in (FINISHED, DIVERGED, FAILED, LOST, RUNNING) if s in searched]
     return f"The search has made {len(searched)} trials{': ' if told else ''}{', '.join(told)}."
 

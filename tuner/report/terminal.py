@@ -6,12 +6,12 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tuner.engine import outlook
@@ -22,6 +22,7 @@ from tuner.study import Study
 from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
+MARKS = (0.25, 0.5, 1.0)  # of a budget, at which a replay's regret is shown
 EVERY = 5.0  # seconds between plain lines, off a terminal
 
 
@@ -129,6 +130,57 @@ def comparison(methods: Mapping[str, Any]) -> Table:
             name = told["variant"] if step == -steps else ""
             table.add_row(name, number(spent), *cells, reached, end_section=step == -1)
     return table
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, of all); off a terminal, a line now and then."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        ) as shown:
+            task = shown.add_task(what, total=None)
+            yield lambda done, of: shown.update(task, completed=done, total=of)
+        return
+    last = [0.0]
+
+    def line(done: int, of: int) -> None:
+        if done == of or time.monotonic() - last[0] >= EVERY:
+            last[0] = time.monotonic()
+            print(f"{what}: {done} of {of} searches done", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def replayed(methods: Mapping[str, Any]) -> Table:
+    """Relative regret of each method's answer along its budget, on a table; and what it knew of the optimum."""
+    table = Table(title="Relative regret at the target: median (quartiles) over seeds", title_justify="left")
+    columns = ("method", "target runs", "trials", "nearest row", "smooth", "covered (90 %)", "s / proposal")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for told in methods.values():
+        entries = [entry for entry in told["seeds"] if entry["trace"]]
+        limit = statistics.median(entry["trace"][-1]["target_runs"] for entry in entries)
+        for part in MARKS:
+            lines = [_reached(entry["trace"], part * limit) for entry in entries]
+            cells = [_quartiles([line[k] for line in lines]) for k in ("relative_regret", "smooth_relative_regret")]
+            last, runs = part == 1, statistics.median(line["target_runs"] for line in lines)
+            covered = ", ".join(f"{name} {share:.0%}" for name, share in told["summary"]["coverage"].items())
+            thought = number(statistics.median(entry["seconds_per_proposal"] for entry in entries))
+            table.add_row(
+                told["variant"] if part == MARKS[0] else "",
+                number(runs),
+                number(statistics.median(line["trials"] for line in lines)),
+                *cells,
+                *((covered or "-", thought) if last else ("", "")),
+                end_section=last,
+            )
+    return table
+
+
+def _reached(trace: Sequence[Mapping[str, Any]], spent: float) -> Mapping[str, Any]:
+    """The last line of a trace within a cost; its first, where that is dearer."""
+    return next((line for line in reversed(trace) if line["target_runs"] <= spent * (1 + 1e-9)), trace[0])
 
 
 def _final(entry: Mapping[str, Any]) -> float | None:

@@ -1,0 +1,209 @@
+"""Replay: recorded runs as an objective. A method proposes rows, pays for them, and the target's rows score its answer.
+
+A row is taken once; rows that agree in hyperparameters and scale are replicates, taken one at a time in the table's
+order. A method that searches below the target is never given a row of the target.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import BadInput
+from tuner.methods import Method
+from tuner.opening import recorded, recorded_table
+from tuner.problem import SLACK, Problem
+from tuner.runs import Run, Table
+from tuner.scale import Scale
+from tuner.space import Categorical, Params, SearchSpace, Value
+from tuner.studyfile import StudyFile
+from tuner.trial import Observation, Proposal
+
+Array = NDArray[np.float64]
+NEAR_BEST = 0.015  # relative loss: rows that the quadratic is fitted to
+SPARE = 2  # rows beyond its coefficients that it needs
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """L(u) in the cube's coordinates, with a minimum.
+
+    Args:
+        value: of the minimum. at: (d,) where it is. curvature: (d, d), positive definite.
+    """
+
+    value: float
+    at: Array
+    curvature: Array
+
+    @staticmethod
+    def fit(points: Array, losses: Array) -> Quadratic | None:
+        """Least squares; None where the rows are too few, or have no minimum to show."""
+        d = points.shape[1]
+        pairs = list(combinations_with_replacement(range(d), 2))
+        design = np.column_stack([np.ones(len(points)), points, *(points[:, i] * points[:, j] for i, j in pairs)])
+        if len(points) < design.shape[1] + SPARE or np.linalg.matrix_rank(design) < design.shape[1]:
+            return None
+        level, *rest = np.linalg.lstsq(design, losses, rcond=None)[0]
+        slope, curvature = np.array(rest[:d]), np.zeros((d, d))
+        for (i, j), coefficient in zip(pairs, rest[d:], strict=True):
+            curvature[i, j] += coefficient
+            curvature[j, i] += coefficient
+        if np.linalg.eigvalsh(curvature)[0] <= 0:
+            return None
+        at = -np.linalg.solve(curvature, slope)
+        return Quadratic(float(level + 0.5 * slope @ at), at, curvature)
+
+    def regret(self, point: Array) -> float:
+        away = point - self.at
+        return float(0.5 * away @ self.curvature @ away)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the target's rows say of an answer; only ever read to score. One run a setting: replicates are averaged."""
+
+    space: SearchSpace
+    runs: tuple[Run, ...]
+
+    @staticmethod
+    def of(space: SearchSpace, table: Table, target: Scale) -> Truth:
+        """Raises BadInput where the target has no row with a finite loss."""
+        settings: dict[tuple[Any, ...], list[Run]] = {}
+        for run in table.runs:
+            if run.scale == target and math.isfinite(run.loss):
+                settings.setdefault(tuple(run.params.items()), []).append(run)
+        if not settings:
+            raise BadInput(
+                f"scale.target: rows at {target} are needed to score an answer, the table has none with a finite loss; "
+                f"name a scale that it has, for example {table.scales[-1]}"
+            )
+        losses = [statistics.fmean(run.loss for run in same) for same in settings.values()]
+        means = zip(settings.values(), losses, strict=True)
+        return Truth(space, tuple(Run(same[0].params, target, loss, same[0].cost) for same, loss in means))
+
+    @cached_property
+    def _points(self) -> Array:
+        return np.stack([self.space.encode(run.params) for run in self.runs])
+
+    @cached_property
+    def _losses(self) -> Array:
+        return np.array([run.loss for run in self.runs])
+
+    @cached_property
+    def smooth(self) -> Quadratic | None:
+        """Fitted to the rows near the best: a table's rows carry noise, which the nearest one inherits."""
+        if any(isinstance(dimension, Categorical) for dimension in self.space.values()):
+            return None
+        best = self._losses.min()
+        near = self._losses <= best + NEAR_BEST * abs(best)
+        return Quadratic.fit(self._points[near], self._losses[near])
+
+    def score(self, params: Params | None) -> dict[str, float | None]:
+        """Regret of raw hyperparameters: by the nearest row, the same over the best loss, and by the quadratic."""
+        if params is None:
+            return dict.fromkeys(("regret", "relative_regret", "smooth_relative_regret"))
+        point, best = self.space.encode(params), float(self._losses.min())
+        regret = float(self._losses[np.square(self._points - point).sum(1).argmin()]) - best
+        return {
+            "regret": regret,
+            "relative_regret": regret / abs(best) if best else None,
+            "smooth_relative_regret": self.smooth.regret(point) / abs(self.smooth.value) if self.smooth else None,
+        }
+
+    def covered(self, interval: Mapping[str, Sequence[Value]]) -> dict[str, bool]:
+        """Whether each interval holds the quadratic's minimiser, or else touches half a grid step around the best row.
+
+        A minimiser outside the space counts as its edge.
+        """
+        best = int(self._losses.argmin())
+        told = {}
+        for j, (name, dimension) in enumerate(self.space.items()):
+            if isinstance(dimension, Categorical):
+                told[name] = self.runs[best].params[name] in interval[name]
+                continue
+            low, high = (dimension.encode(end) for end in interval[name])
+            if self.smooth is not None:
+                told[name] = bool(low <= np.clip(self.smooth.at[j], 0, 1) <= high)
+            else:
+                half = 0.5 * float(np.median(np.diff(np.unique(self._points[:, j].round(9)))))
+                told[name] = bool(low - half <= self._points[best, j] <= high + half)
+        return told
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A table, what it is asked, and what scores the answer."""
+
+    problem: Problem
+    table: Table
+    truth: Truth
+
+    @staticmethod
+    def of(file: StudyFile) -> Replay:
+        """Raises BadInput as `read_table`; where the target has no rows, or no proxy is cheaper than it."""
+        table, target = recorded_table(file), Scale(file.scale.target)
+        assert file.search_space is not None
+        truth = Truth.of(file.search_space, table, target)
+        cheaper = [s for s in table.scales if table.cost_at(s) < table.cost_at(target) and file.scale.is_proxy(s)]
+        if not cheaper:
+            raise BadInput(
+                f"scale.proxies: rows at a scale cheaper than the target ({target}) are needed, the table has none"
+                f"{'' if file.scale.proxies is None else ' that the file names'}; name other proxies"
+            )
+        return Replay(recorded(file, cheaper)(table.cost), table, truth)
+
+    def run(self, method: Method, seed: int, budget: float) -> dict[str, Any]:
+        """Spend a budget (target runs) on rows; an entry of the `--json` contract."""
+        problem, unit = self.problem, self.table.cost_at(self.problem.target)
+        rows = self._rows([problem.target] if method.direct else problem.proxies)
+        seen: list[Observation] = []
+        trace: list[dict[str, Any]] = []
+        thought, spent, answer = [], 0.0, None
+        while affordable := [c.proposal for c in rows if c.left and c.left[0].cost <= SLACK * (budget * unit - spent)]:
+            start = time.perf_counter()
+            rest = budget * unit - spent
+            chosen = method.propose(problem, seen, (), seed=seed, budget=rest, count=1, among=affordable)
+            thought.append(time.perf_counter() - start)
+            if not chosen:
+                break
+            run = next(c for c in rows if c.proposal is chosen[0]).left.pop(0)
+            spent += run.cost
+            seen.append(Observation(chosen[0].params, run.scale, run.loss, run.cost))
+            answer = method.recommend(problem, seen, seed=seed) if any(not o.diverged for o in seen) else None
+            trace.append({"target_runs": spent / unit, "trials": len(seen), **self.truth.score(answer)})
+        interval = answer and method.interval(problem, seen, seed=seed)
+        return {
+            "seed": seed,
+            "trace": trace,
+            "recommendation": answer and dict(answer),
+            "interval": interval and {name: list(ends) for name, ends in interval.items()},
+            "covered": self.truth.covered(interval) if interval else {},
+            "seconds_per_proposal": statistics.median(thought),
+        }
+
+    def _rows(self, scales: Sequence[Scale]) -> list[_Setting]:
+        settings: dict[Any, _Setting] = {}
+        for run in self.table.runs:
+            if run.scale in scales:
+                key = (run.scale, *run.params.items())
+                base = Proposal(self.problem.to_base(run.params, run.scale), run.scale)
+                settings.setdefault(key, _Setting(base, [])).left.append(run)
+        return list(settings.values())
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Hyperparameters at a scale, base coordinates, and its rows that are not taken yet."""
+
+    proposal: Proposal
+    left: list[Run]
