@@ -12,7 +12,7 @@ import torch
 import tuner
 from objectives.ridge import RandomFeatures
 from tuner import engine
-from tuner.methods import _HOME, method
+from tuner.methods import _HOME, copies, method
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
@@ -223,9 +223,9 @@ def test_ridge_optimum_is_in_the_interval():
 def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
     """Also where base values of integers are fractions, because the tuner rescales them."""
     asked = problem(rule=preset("mup-adamw", {"batch_size": {"width": 0.5}}))
-    made = method(name, scale=PROXIES[1]) if name.startswith("copy") else method(name)
+    made = method(name, scale=PROXIES[0]) if copies(name) else method(name)
     at = [TARGET] if made.direct else list(PROXIES)
-    budget = 3.5 if made.direct else 0.2
+    budget = 3.5 if made.direct else 10.5 * asked.cost(SPACE.middle, PROXIES[0])
     seen, left = [], budget
     while batch := made.propose(asked, seen, [], seed=0, budget=left, count=2):
         for p in batch:
@@ -259,3 +259,41 @@ def test_a_pending_proposal_is_located_like_a_run():
     params = SPACE.decode([0.2, 0.4, 0.9])
     run = Observation(params, PROXIES[1], 1.0, 1.0)
     torch.testing.assert_close(asked.located([run]), asked.located([Proposal(params, PROXIES[1])]))
+
+
+def test_of_a_long_record_each_scale_keeps_its_best_runs_and_some_of_its_walls():
+    asked = problem()
+    many = record(asked, 3 * engine.MOST)
+    kept = engine._telling(many)
+    assert engine.MOST * 0.9 <= len(kept) <= engine.MOST
+    assert kept == [run for run in many if run in kept]
+    for scale in PROXIES:
+        there = sorted(run.loss for run in many if run.scale == scale)
+        chosen = sorted(run.loss for run in kept if run.scale == scale)
+        assert (chosen[0], chosen[-1]) == (there[0], there[-1])
+        assert np.median(chosen) < np.median(there)
+    assert list(engine._telling(many[:100])) == many[:100]
+
+
+def test_a_scale_with_few_runs_keeps_them_all():
+    asked = problem()
+    few = [run for run in record(asked, 30) if run.scale == PROXIES[1]]
+    many = [run for run in record(asked, 3 * engine.MOST) if run.scale == PROXIES[0]]
+    kept = engine._telling([*many, *few])
+    assert [run for run in kept if run.scale == PROXIES[1]] == few
+
+
+def test_what_can_be_run_may_be_a_list():
+    asked, rng = problem(), np.random.default_rng(0)
+    choices = [
+        Proposal(asked.space.decode(rng.random(len(asked.space))), scale) for scale in PROXIES for _ in range(40)
+    ]
+    seen = record(asked, 14)
+    for known in ([], seen[:2], seen):
+        (chosen,) = engine.propose(asked, known, seed=1, among=choices)
+        assert any(chosen is choice for choice in choices)
+    assert engine.propose(asked, seen, seed=1, budget=1e-6, among=choices) == []
+
+
+def test_the_best_alone_is_what_the_recommendation_names(runs):
+    assert engine.best(problem(), runs, seed=4) == engine.recommend(problem(), runs, seed=4).params

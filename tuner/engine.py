@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -43,6 +44,7 @@ WALL = 6.0  # height above the bottom of a valley, in standard deviations of a r
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
+MOST = 512  # runs that are fitted
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
@@ -161,7 +163,7 @@ def _most_taught(
     target = Moments(fitted, problem.inputs(points, problem.target))
     under_way = Moments(fitted, problem.located(pending)) if pending else None
     batches = []
-    for inputs, choices in _near_optima(problem, fitted, generator) if among is None else _by_scale(problem, among):
+    for inputs, choices in _options(problem, fitted, generator, among):
         runs = Moments(fitted, inputs)
         costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
         know = Knowledge.of(target, runs, under_way)
@@ -169,19 +171,23 @@ def _most_taught(
     return max(batches, key=lambda batch: batch[0], default=(0.0, []))[1]
 
 
-def _near_optima(problem: Problem, fitted: Fit, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Proposal]]]:
-    """Runs near where the optimum of each proxy may be, and where they lie."""
-    for scale in problem.proxies:
-        near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
-        yield problem.inputs(near, scale), [Proposal(problem.space.decode(x), scale) for x in near]
-
-
-def _by_scale(problem: Problem, runs: Sequence[Proposal]) -> Iterator[tuple[Tensor, list[Proposal]]]:
-    groups: dict[Scale, list[Proposal]] = {}
-    for run in runs:
+def _options(
+    problem: Problem, fitted: Fit, generator: torch.Generator, among: Sequence[Proposal] | None
+) -> Iterator[tuple[Tensor, list[Proposal]]]:
+    """Runs at each scale near where its optimum may be, and where they lie; of a scale with few runs to make, all."""
+    groups: dict[Scale, list[Proposal]] = {} if among is not None else {scale: [] for scale in problem.proxies}
+    for run in among or ():
         groups.setdefault(run.scale, []).append(run)
-    for group in groups.values():
-        yield problem.located(group), group
+    for scale, group in groups.items():
+        points = problem.space.encode_all([run.params for run in group])
+        if among is None or len(group) > 2 * RUNS:
+            near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
+            if among is None:
+                points, group = near, [Proposal(problem.space.decode(x), scale) for x in near]
+            else:
+                kept = np.unique(cdist(near, points).argmin(1))
+                points, group = points[kept], [group[i] for i in kept]
+        yield problem.inputs(points, scale), group
 
 
 def _in_valley(runs: Moments) -> NDArray[np.bool_]:
@@ -333,9 +339,30 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
     """The weighted set of processes; its search starts from what the record's last checkpoint said."""
+    observations = _telling(observations)
     runs = problem.located(observations)
     losses = torch.tensor([math.inf if o.diverged else o.loss for o in observations], dtype=DTYPE)
     return _fit_of(_Record.of(problem.frame, runs, losses), seed)
+
+
+def _telling(observations: Sequence[Observation]) -> Sequence[Observation]:
+    """At most MOST runs, of each scale alike: the lower a loss, the likelier it is kept.
+
+    The cost of the fit is cubic in the runs, and walls tell little: in each scale's order of losses, those at the
+    squares of an even spacing are kept.
+    """
+    if len(observations) <= MOST:
+        return observations
+    groups: dict[Scale, list[int]] = {}
+    for i, run in enumerate(observations):
+        groups.setdefault(run.scale, []).append(i)
+    kept: list[int] = []
+    for k, group in enumerate(sorted(groups.values(), key=len)):
+        share = min(len(group), (MOST - len(kept)) // (len(groups) - k))
+        ranks = np.unique(((len(group) - 1) * np.linspace(0, 1, share) ** (2 if share < len(group) else 1)).round())
+        ordered = sorted(group, key=lambda i: observations[i].loss)
+        kept += [ordered[int(rank)] for rank in ranks]
+    return [observations[i] for i in sorted(kept)]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from the first digit of the larger bound: what is smaller is lost against it).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,12 @@ class _Range:
             raise BadInput(f"a value of a log range must be above zero, got {value!r}")
         low, high = self._ends
         return (self._line(float(value)) - low) / (high - low)
+
+    def encode_all(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """The same of many good values, (n,)."""
+        line = np.asarray(values, dtype=float)
+        low, high = self._ends
+        return ((np.log(line) if self.log else line) - low) / (high - low)
 
     def _value(self, u: float) -> float:
         low, high = self._ends
@@ -163,6 +169,11 @@ class Categorical:
             raise BadInput(f"a value must be one of {list(self.choices)}, got {value!r}")
         return (self.choices.index(value) + 0.5) / len(self.choices)
 
+    def encode_all(self, values: Sequence[Any]) -> NDArray[np.float64]:
+        """The same of many good values, (n,)."""
+        places = {choice: self.encode(choice) for choice in self.choices}
+        return np.array([places[value] for value in values])
+
     def decode(self, u: float) -> Value:
         return self.choices[min(max(int(u * len(self.choices)), 0), len(self.choices) - 1)]
 
@@ -225,6 +236,11 @@ class SearchSpace(Mapping[str, Dimension]):
         """Values -> coordinates (d,). Raises BadInput as `check` does."""
         self.check(params)
         return np.array([dimension.encode(params[name]) for name, dimension in self._dimensions.items()])
+
+    def encode_all(self, many: Sequence[Params]) -> NDArray[np.float64]:
+        """The same of many, (n, d), which must be known to be good."""
+        columns = [self[name].encode_all([params[name] for params in many]) for name in self]
+        return np.stack(columns, 1)
 
     def decode(self, u: Iterable[float]) -> dict[str, Value]:
         """Coordinates (d,) -> values inside the ranges; coordinates outside [0, 1] are moved to its edge."""

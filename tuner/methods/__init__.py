@@ -57,6 +57,11 @@ _HOME: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("direct:Direct", {"sampler": "random"}),
     "copy": ("copy:Copy", {"raw": False}),
     "copy-raw": ("copy:Copy", {"raw": True}),
+    "copy-smallest": ("copy:Copy", {"raw": False}),
+    "argmin-law": ("law:ArgminLaw", {}),
+    "asha": ("asha:Asha", {}),
+    "carbs": ("carbs:Carbs", {}),
+    "botorch-mfkg": ("mfkg:KnowledgeGradient", {}),
 }
 
 

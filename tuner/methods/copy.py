@@ -20,10 +20,10 @@ from tuner.trial import Observation, Proposal
 
 @dataclass(frozen=True)
 class Copy(Method):
-    """Args: raw: whether the setting is moved as it was. scale: the proxy that is searched."""
+    """Args: raw: whether the setting is moved as it was. scale: the proxy that is searched; None: the cheapest."""
 
     raw: bool
-    scale: Scale
+    scale: Scale | None = None
     direct: bool = False
 
     def propose(
@@ -37,7 +37,8 @@ class Copy(Method):
         count: int,
         among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
-        search = Direct("tpe", self.scale)
+        cheapest = min(problem.proxies, key=lambda scale: problem.cost(problem.space.middle, scale))
+        search = Direct("tpe", self.scale or cheapest)
         return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count, among=among)
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:

@@ -1,0 +1,151 @@
+"""BoTorch's multi-fidelity tutorial, as it stands: a stock surrogate over raw hyperparameters and scale.
+
+SingleTaskMultiFidelityGP (Wu et al. 2019, arXiv 1903.04703) on hyperparameters in the unit cube and the logarithm of
+every axis of scale in [0, 1], 1 at the target; qMultiFidelityKnowledgeGradient per unit of cost, optimised one-shot.
+Hyperparameters are raw: it knows no parametrization. The proposal is the run that can be made nearest to what it asks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.methods import Method
+from tuner.methods.direct import Direct, best_run
+from tuner.problem import SLACK, Problem
+from tuner.space import Params
+from tuner.trial import Observation, Proposal
+
+FANTASIES, RESTARTS, SAMPLES = 16, 4, 64
+
+
+@dataclass(frozen=True)
+class KnowledgeGradient(Method):
+    """With a quarter of the tutorial's fantasies: it is slow as it is."""
+
+    direct: bool = False
+
+    def propose(
+        self,
+        problem: Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        budget: float,
+        count: int,
+        among: Sequence[Proposal] | None = None,
+    ) -> list[Proposal]:
+        number = len(observations) + len(pending)
+        if number < 2 * (len(problem.space) + 1) or all(run.diverged for run in observations):
+            cheapest = min(problem.proxies, key=lambda s: problem.cost(problem.space.middle, s))
+            first = Direct("random", cheapest)
+            made = first.propose(problem, observations, pending, seed=seed, budget=budget, count=1, among=among)
+            if made or among is None:
+                return made
+        asked = self._asked(problem, observations, seed)
+        d = len(problem.space)
+        if among is None:
+            params = problem.space.decode(asked[:d].tolist())
+            among = [Proposal(params, scale) for scale in problem.proxies]
+        options = [run for run in among if problem.cost(run.params, run.scale) <= SLACK * budget]
+        if not options:
+            return []
+        away = (_places(problem, options) - asked).square().sum(-1)
+        return [options[int(away.argmin())]]
+
+    def _asked(self, problem: Problem, observations: Sequence[Observation], seed: int) -> Tensor:
+        """The point that its acquisition likes best, (d + a,)."""
+        from botorch.acquisition.cost_aware import InverseCostWeightedUtility
+        from botorch.acquisition.knowledge_gradient import qMultiFidelityKnowledgeGradient
+        from botorch.acquisition.utils import project_to_target_fidelity
+        from botorch.models.deterministic import GenericDeterministicModel
+        from botorch.optim.optimize import optimize_acqf
+
+        d, a = len(problem.space), len(problem.axes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its optimisers
+            torch.manual_seed(seed * 100_003 + len(observations))
+            model = self._model(problem, observations)
+            targets = {d + k: 1.0 for k in range(a)}
+            cost = GenericDeterministicModel(lambda x: _cost(problem, x)[..., None])
+            acquisition = qMultiFidelityKnowledgeGradient(
+                model,
+                num_fantasies=FANTASIES,
+                current_value=-self._best(problem, model)[1],
+                cost_aware_utility=InverseCostWeightedUtility(cost),
+                project=lambda x: project_to_target_fidelity(x, targets, d + a),
+            )
+            bounds = torch.tensor([[0.0] * (d + a), [1.0] * (d + a)], dtype=torch.float64)
+            found, _ = optimize_acqf(acquisition, bounds, 1, RESTARTS, SAMPLES, options={"maxiter": 50})
+        return found.detach()[0]
+
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        if len(observations) < 2:
+            return problem.to_raw(best_run(observations).params, problem.target)
+        best_run(observations)  # refuses a record where all diverged
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            at, _ = self._best(problem, self._model(problem, observations))
+        return problem.space.decode(at.tolist())
+
+    @staticmethod
+    def _model(problem: Problem, observations: Sequence[Observation]) -> Any:
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models.gp_regression_fidelity import SingleTaskMultiFidelityGP
+        from botorch.models.transforms.outcome import Standardize
+        from gpytorch.mlls import ExactMarginalLogLikelihood
+
+        worst = max(run.loss for run in observations if not run.diverged)
+        losses = torch.tensor([[worst if run.diverged else run.loss] for run in observations], dtype=torch.float64)
+        d, a = len(problem.space), len(problem.axes)
+        model = SingleTaskMultiFidelityGP(
+            _places(problem, observations),
+            -losses,
+            data_fidelities=list(range(d, d + a)),
+            outcome_transform=Standardize(1),
+        )
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        return model
+
+    @staticmethod
+    def _best(problem: Problem, model: Any) -> tuple[Tensor, Tensor]:
+        """Where the posterior mean at the target is largest (d,), and minus that mean."""
+        from botorch.acquisition.analytic import PosteriorMean
+        from botorch.acquisition.fixed_feature import FixedFeatureAcquisitionFunction
+        from botorch.optim.optimize import optimize_acqf
+
+        d, a = len(problem.space), len(problem.axes)
+        mean = FixedFeatureAcquisitionFunction(PosteriorMean(model), d + a, list(range(d, d + a)), [1.0] * a)
+        bounds = torch.tensor([[0.0] * d, [1.0] * d], dtype=torch.float64)
+        at, value = optimize_acqf(mean, bounds, 1, RESTARTS, SAMPLES, options={"maxiter": 50})
+        return at.detach()[0], -value.detach()  # type: ignore[union-attr]
+
+
+def _places(problem: Problem, runs: Sequence[Observation] | Sequence[Proposal]) -> Tensor:
+    """Raw hyperparameters in the cube, and axes in [0, 1]: (n, d + a)."""
+    rows = []
+    for run in runs:
+        raw = problem.to_raw(run.params, run.scale)
+        base_at_target = problem.to_base(raw, problem.target)
+        rows.append(torch.from_numpy(problem.space.encode(base_at_target)))
+    logs = problem.located(runs)[:, len(problem.space) :]
+    return torch.cat([torch.stack(rows), 1 - logs / problem.frame.reach], 1)
+
+
+def _cost(problem: Problem, x: Tensor) -> Tensor:
+    """In target runs, of a scale between the proxies: by the nearest one."""
+    d = len(problem.space)
+    scales = [*problem.proxies, problem.target]
+    middle = problem.space.middle
+    places = _places(problem, [Proposal(middle, scale) for scale in scales])[:, d:]
+    costs = torch.tensor([problem.cost(middle, scale) for scale in scales], dtype=torch.float64)
+    away = (x[..., None, d:] - places).square().sum(-1)
+    weights = torch.softmax(-away / 0.01, -1)
+    return (weights * (costs / costs[-1]).log()).sum(-1).exp()
