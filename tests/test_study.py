@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tuner
@@ -131,6 +132,17 @@ def test_a_tolerance_stops_the_search_when_the_regret_is_below_it():
     study = made()
     assert study.optimize(bowl, 20 * RUN, tolerance=1e6) == "tolerance"
     assert len(study.entries) == 2  # twice the hyperparameters, at least
+
+
+def test_noise_stops_the_search_when_one_run_could_not_tell():
+    def noisy(params, scale, seed):
+        return bowl(params, scale, seed) + 0.1 * np.random.default_rng(seed).standard_normal()
+
+    study = made()
+    assert study.optimize(noisy, 60 * RUN, tolerance="noise") == "noise"
+    assert study.spent() < 60 * RUN * study.target_cost
+    rec = study.recommend()
+    assert rec.expected_regret < rec.noise
 
 
 # ---- the budget

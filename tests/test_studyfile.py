@@ -140,7 +140,11 @@ LINES = {  # what replaces which line of LEAST, or is added, and what is said th
     ),
     "high a boolean": (None, "[space]\nlr = { low = 0, high = true }", "space.lr.high: must be a number, got True"),
     "budget a boolean": (None, "[budget]\ntarget_runs = true", "budget.target_runs: must be a number, got True"),
-    "budget a string": (None, "[budget]\ntolerance = '0.1'", "budget.tolerance: must be a number, got '0.1'"),
+    "budget a string": (
+        None,
+        "[budget]\ntolerance = '0.1'",
+        "budget.tolerance: must be a relative regret above zero, or",
+    ),
     "log choices": (
         None,
         "[space]\nlr = { choices = [1, 2], log = true }",

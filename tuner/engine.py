@@ -246,6 +246,7 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recomm
         loss=float(losses[:, best].mean()),
         loss_sd=float(losses[:, best].std()),
         expected_regret=float((losses[:, best] - losses.gather(1, drawn.argmin(1)[:, None])[:, 0]).mean().clamp(min=0)),
+        noise=fitted.processes.data.unit * float(fitted.weights @ points.noise[:, best].sqrt()),
         drift={
             name: {axis: drift[axis][name] for axis in problem.axes if name in drift[axis]} for name in problem.space
         },

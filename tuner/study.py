@@ -286,7 +286,7 @@ class Study:
         budget: float = 0.25,
         *,
         workers: int = 0,
-        tolerance: float | None = None,
+        tolerance: float | Literal["noise"] | None = None,
         progress: Callable[[Study], None] | None = None,
     ) -> str:
         """Run trials until the budget is spent.
@@ -296,18 +296,19 @@ class Study:
             budget: of the whole search, in target runs; what an earlier call spent counts. Runs are planned to fit
                 it; one that reports a higher cost than planned may still exceed it.
             workers: processes; 0: run in this one.
-            tolerance: stop when the expected regret, relative to the loss, is below it.
+            tolerance: stop when the expected regret, relative to the loss, is below it; "noise": when it is below the
+                standard deviation of one run at the target, which could not tell.
             progress: called after each change of the record.
 
         Returns:
-            Why it stopped: "budget" or "tolerance".
+            Why it stopped: "budget", "tolerance" or "noise".
 
         Raises:
             BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
         checked_budget(budget) if self.entries else self.check_budget(budget)
-        if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
-            raise BadInput(f"tolerance: must be a relative regret above zero, got {tolerance!r}; correct it")
+        if tolerance not in (None, "noise") and not (is_number(tolerance) and float(tolerance) > 0):
+            raise BadInput(f'tolerance: must be a relative regret above zero or "noise", got {tolerance!r}; correct it')
         runner, objective = self._runner(objective, workers)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         with runner:
@@ -320,14 +321,15 @@ class Study:
         check_affords(budget, least / self.target_cost)
 
     def _search(
-        self, runner: Any, budget: float, stack: int, tolerance: float | None, progress: Callable[[Study], None]
+        self, runner: Any, budget: float, stack: int, tolerance: float | str | None, progress: Callable[[Study], None]
     ) -> str:
         running: dict[Future[list[Result | Failure]], list[Trial]] = {}
         checked, why = 0.0, "budget"
         while True:
             if tolerance is not None and len(self.observations) >= 1.2 * checked:
                 checked = len(self.observations)
-                why = "tolerance" if self._settled(tolerance) else "budget"
+                settled = "noise" if tolerance == "noise" else "tolerance"
+                why = settled if self._settled(tolerance) else "budget"
             while len(running) < runner.capacity and why == "budget":
                 trials = self._next(budget * self.target_cost - self.spent(), stack)
                 if not trials:
@@ -348,11 +350,11 @@ class Study:
         if len(broken) >= HOPELESS and not self.observations:
             raise BadInput(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
 
-    def _settled(self, tolerance: float) -> bool:
+    def _settled(self, tolerance: float | str) -> bool:
         if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
             return False
         rec = self.recommend()
-        return rec.expected_regret < tolerance * abs(rec.loss)
+        return rec.expected_regret < (rec.noise if tolerance == "noise" else float(tolerance) * abs(rec.loss))
 
     def _runner(self, given: Any, workers: int) -> tuple[Any, Any]:
         """Where trials run, and the objective; it must not apply a parametrization that the study applies too."""

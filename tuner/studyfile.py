@@ -21,6 +21,12 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _tolerance(value: Any) -> Any:
+    if value != "noise" and (isinstance(value, (bool, str)) or not isinstance(value, (int, float)) or value <= 0):
+        raise BadInput('must be a relative regret above zero, or "noise"')
+    return value
+
+
 def _choice(value: Any) -> Any:
     if not isinstance(value, (str, bool, int, float)):
         raise BadInput("must be a string, a number or a boolean")
@@ -141,7 +147,7 @@ class ParametrizationSection(_Section):
 
 class BudgetSection(_Section):
     target_runs: Annotated[Number, Field(gt=0)] = 0.25
-    tolerance: Annotated[Number, Field(gt=0)] | None = None
+    tolerance: Annotated[int | float | Literal["noise"], BeforeValidator(_tolerance)] | None = None
     retries: int = Field(2, ge=0)
     verify: bool = True
 

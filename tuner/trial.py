@@ -93,6 +93,7 @@ class Recommendation:
         loss: posterior mean of the noise-free loss at `params`.
         loss_sd: its standard deviation.
         expected_regret: expected loss at `params` minus the expected smallest loss, in loss units.
+        noise: standard deviation of one run there, in loss units.
         drift: d ln(raw optimum) / d ln(axis), per hyperparameter and axis: (mean, low, high) of its 90 % interval.
         verdict: "transfer", "corrected", "direct" or "undetermined".
         reasons: why that verdict.
@@ -103,6 +104,7 @@ class Recommendation:
     loss: float
     loss_sd: float
     expected_regret: float
+    noise: float
     drift: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     verdict: str = "undetermined"
     reasons: tuple[str, ...] = ("whether transfer holds here was not judged; a run at the target is the check",)
@@ -114,6 +116,7 @@ class Recommendation:
             "interval": {name: list(bounds) for name, bounds in self.interval.items()},
             "loss": {"mean": self.loss, "sd": self.loss_sd},
             "expected_regret": self.expected_regret,
+            "noise": self.noise,
             "drift": {name: {a: list(d) for a, d in axes.items()} for name, axes in self.drift.items()},
             "verdict": self.verdict,
             "reasons": list(self.reasons),

@@ -90,7 +90,7 @@ def expected(rec: Recommendation) -> str:
     """The predicted loss and regret, and the verdict with its reasons, a line each."""
     lines = [
         f"predicted loss   {prediction(rec)}",
-        f"expected regret  {number(rec.expected_regret)}",
+        f"expected regret  {number(rec.expected_regret)} (noise of one run {number(rec.noise)})",
         f"verdict          {rec.verdict}",
     ]
     return "\n".join([*lines, *(f"  {reason}" for reason in rec.reasons)])

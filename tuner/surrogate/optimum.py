@@ -48,6 +48,11 @@ class Points:
         """Mean of the mixture, (c,)."""
         return self.fit.weights @ self.means
 
+    @property
+    def noise(self) -> Tensor:
+        """Variance of one run, (m, c)."""
+        return self.fit.processes.noise(self.inputs)
+
     def draws(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Joint draws of the latent function (count, c) in units, and the member of each (count,)."""
         p = self.fit.processes
