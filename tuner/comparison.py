@@ -281,7 +281,7 @@ def _told(
                 "seed": search.seed,
                 "trace": trace,
                 "recommendation": last and dict(last),
-                "interval": search.interval and {name: list(ends) for name, ends in search.interval.items()},
+                "interval": {name: list(ends) for name, ends in (search.interval or {}).items()},
                 "covered": {},  # nobody knows the optimum
                 "seconds_per_proposal": _finite(search.seconds_per_proposal),
                 "fresh_losses": fresh,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,12 +69,10 @@ class Expression:
             value: Cell = self._value(row)
         except _Missing:
             return None
-        except (ZeroDivisionError, OverflowError):
-            return math.nan
         except TypeError:
             used = ", ".join(f"{name} = {row[name]!r}" for name in sorted(self.columns))
             raise BadInput(f"{self.text!r} mixes texts and numbers at {used}; compare like with like") from None
-        return math.nan if isinstance(value, complex) else value
+        return value
 
 
 def parse(text: str, columns: Iterable[str]) -> Expression:
@@ -87,13 +86,15 @@ def parse(text: str, columns: Iterable[str]) -> Expression:
         return Expression(text, frozenset([text]), _column(text))
     if len(text) > LONGEST:
         raise BadInput(f"an expression may have {LONGEST} characters, got {len(text)}; shorten it")
+    used: set[str] = set()
     try:
-        body = ast.parse(text.strip(), mode="eval").body
-        used: set[str] = set()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # 1in [1]
+            body = ast.parse(text.strip(), mode="eval").body
         value = _compiled(body, text, columns, used)
     except BadInput:
         raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
         raise BadInput(
             f"{text!r} is no column and no expression of columns, numbers, texts in quotes, + - * / **, comparisons, "
             "in [..], and, or, not; correct it"
@@ -126,10 +127,10 @@ def _compiled(node: ast.expr, text: str, columns: list[str], used: set[str]) -> 
             number = float(number)
             return lambda row: number
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-            return _binary(_ARITHMETIC[type(op)], inner(left), inner(right))
+            return _binary(_arithmetic(_ARITHMETIC[type(op)]), inner(left), inner(right))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
             sign, of = _SIGNS[type(op)], inner(operand)
-            return lambda row: sign(of(row))
+            return lambda row: sign(of(row) if isinstance(op, ast.Not) else _real(of(row)))
         case ast.BoolOp(op=op, values=values):
             parts = [inner(value) for value in values]
             every = isinstance(op, ast.And)
@@ -142,6 +143,23 @@ def _compiled(node: ast.expr, text: str, columns: list[str], used: set[str]) -> 
             ]
             return lambda row: all(test(row) for test in tests)
     raise SyntaxError  # outside the grammar
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError
+    return float(value)
+
+
+def _arithmetic(apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def of_floats(one: Any, other: Any) -> float:
+        try:
+            value = apply(_real(one), _real(other))
+        except (ZeroDivisionError, OverflowError):
+            return math.nan
+        return math.nan if isinstance(value, complex) else float(value)
+
+    return of_floats
 
 
 def _side(op: ast.cmpop, node: ast.expr, inner: Callable[[ast.expr], Callable[[Row], Any]]) -> Callable[[Row], Any]:

@@ -83,9 +83,10 @@ class Truth:
             if run.scale == target and math.isfinite(run.loss):
                 settings.setdefault(tuple(run.params.items()), []).append(run)
         if not settings:
+            others = [scale for scale in table.scales if scale != target]
             raise BadInput(
                 f"scale.target: rows at {target} are needed to score an answer, the table has none with a finite loss; "
-                f"name a scale that it has, for example {table.scales[-1]}"
+                f"name a scale that it has{f', for example {others[-1]}' if others else ''}"
             )
         losses = [statistics.fmean(run.loss for run in same) for same in settings.values()]
         means = zip(settings.values(), losses, strict=True)
@@ -133,9 +134,11 @@ class Truth:
                 continue
             low, high = (dimension.encode(end) for end in interval[name])
             if self.smooth is not None:
-                told[name] = bool(low <= np.clip(self.smooth.at[j], 0, 1) <= high)
+                edges = dimension.encode(dimension.low), dimension.encode(dimension.high)
+                told[name] = bool(low - 1e-9 <= np.clip(self.smooth.at[j], *edges) <= high + 1e-9)
             else:
-                half = 0.5 * float(np.median(np.diff(np.unique(self._points[:, j].round(9)))))
+                steps = np.diff(np.unique(self._points[:, j].round(9)))
+                half = 0.5 * float(np.median(steps)) if len(steps) else 0.0
                 told[name] = bool(low - half <= self._points[best, j] <= high + half)
         return told
 
@@ -169,26 +172,30 @@ class Replay:
         seen: list[Observation] = []
         trace: list[dict[str, Any]] = []
         thought, spent, answer = [], 0.0, None
-        while affordable := [c.proposal for c in rows if c.left and c.left[0].cost <= SLACK * (budget * unit - spent)]:
-            start = time.perf_counter()
+        while True:
             rest = budget * unit - spent
-            chosen = method.propose(problem, seen, (), seed=seed, budget=rest, count=1, among=affordable)
-            thought.append(time.perf_counter() - start)
+            affordable = [row.proposal for row in rows if row.left and row.price <= SLACK * rest]
+            chosen: list[Proposal] = []
+            if affordable:
+                start = time.perf_counter()
+                chosen = method.propose(problem, seen, (), seed=seed, budget=rest, count=1, among=affordable)
+                thought.append(time.perf_counter() - start)
+            if seen:  # after the next proposal, which is timed: both need the same fit
+                answer = method.recommend(problem, seen, seed=seed) if any(not o.diverged for o in seen) else None
+                trace.append({"target_runs": spent / unit, "trials": len(seen), **self.truth.score(answer)})
             if not chosen:
                 break
-            run = next(c for c in rows if c.proposal is chosen[0]).left.pop(0)
+            run = next(row for row in rows if row.proposal is chosen[0]).left.pop(0)
             spent += run.cost
             seen.append(Observation(chosen[0].params, run.scale, run.loss, run.cost))
-            answer = method.recommend(problem, seen, seed=seed) if any(not o.diverged for o in seen) else None
-            trace.append({"target_runs": spent / unit, "trials": len(seen), **self.truth.score(answer)})
         interval = answer and method.interval(problem, seen, seed=seed)
         return {
             "seed": seed,
             "trace": trace,
             "recommendation": answer and dict(answer),
-            "interval": interval and {name: list(ends) for name, ends in interval.items()},
+            "interval": {name: list(ends) for name, ends in (interval or {}).items()},
             "covered": self.truth.covered(interval) if interval else {},
-            "seconds_per_proposal": statistics.median(thought),
+            "seconds_per_proposal": statistics.median(thought) if thought else None,
         }
 
     def _rows(self, scales: Sequence[Scale]) -> list[_Setting]:
@@ -197,13 +204,19 @@ class Replay:
             if run.scale in scales:
                 key = (run.scale, *run.params.items())
                 base = Proposal(self.problem.to_base(run.params, run.scale), run.scale)
-                settings.setdefault(key, _Setting(base, [])).left.append(run)
+                price = max(run.cost, self.table.cost_at(run.scale))
+                settings.setdefault(key, _Setting(base, [], price)).left.append(run)
         return list(settings.values())
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """Hyperparameters at a scale, base coordinates, and its rows that are not taken yet."""
+    """Hyperparameters at a scale, base coordinates, and its rows that are not taken yet.
+
+    Args:
+        price: what it must fit: its cost, and that of its scale, which is what methods plan with.
+    """
 
     proposal: Proposal
     left: list[Run]
+    price: float
