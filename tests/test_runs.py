@@ -123,7 +123,37 @@ def test_choices_and_integers_of_a_table(tmp_path):
     ]
     read_in = table_of(written(tmp_path, table, [*COLUMNS, "schedule", "batch"], more))
     assert {(run.params["schedule"], run.params["batch"]) for run in read_in.runs} == {("cosine", 16), ("2", 32)}
-    assert read_in.dropped == {"outside the space": 104}
+    assert read_in.dropped == {"with a value that the space cannot have": 104}
+
+
+def test_a_choice_is_matched_as_it_is_written(tmp_path):
+    more = 'kind = { choices = ["true", "01", "1e3"] }\nflag = { choices = [true, false] }'
+    table = [
+        (*row, kind, flag)
+        for row in rows()
+        for kind, flag in (("True", "false"), ("01", "TRUE"), ("1e3", "0"), ("1", 1))
+    ]
+    read_in = table_of(written(tmp_path, table, [*COLUMNS, "kind", "flag"], more))
+    said = {(run.params["kind"], run.params["flag"]) for run in read_in.runs}
+    assert said == {("true", False), ("01", True), ("1e3", False)}
+
+
+def test_a_run_that_the_file_says_diverged_needs_no_loss(tmp_path):
+    table = [*((*row, "ok") for row in rows()), (64, 3e-2, "", "crashed"), (64, 2e-2, "", "ok")]
+    said = ('cost = "6', 'diverged = "status == \'crashed\'"\ncost = "6')
+    read_in = table_of(written(tmp_path, table, [*COLUMNS, "status"], replaced=said))
+    assert read_in.runs[-1].params == {"lr": 3e-2}
+    assert read_in.runs[-1].loss == math.inf
+    assert read_in.dropped == {"with a missing value": 1}
+
+
+def test_a_condition_without_a_value_drops_the_row_and_counts_it(tmp_path):
+    table = [*((*row, 1) for row in rows()), (64, 3e-2, 1.0, "")]
+    read_in = table_of(
+        written(tmp_path, table, [*COLUMNS, "kept"], replaced=('cost = "6', 'where = "kept > 0"\ncost = "6'))
+    )
+    assert len(read_in.runs) == 52
+    assert read_in.dropped == {"with a missing value": 1}
 
 
 def test_the_cost_of_a_scale_without_rows_is_the_expression_or_a_law(tmp_path):
@@ -138,7 +168,7 @@ def test_the_cost_of_a_scale_without_rows_is_the_expression_or_a_law(tmp_path):
             replaced=('"6 * width ** 2"', '"flops"'),
         )
     )
-    assert law.cost_at(Scale(width=512)) == pytest.approx(6 * 512**2, rel=0.5)
+    assert law.cost_at(Scale(width=512)) == pytest.approx(6 * 512**2, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +184,11 @@ def test_the_cost_of_a_scale_without_rows_is_the_expression_or_a_law(tmp_path):
         ({"table": [(w, 1e-3, y) for w, _, y in rows()]}, "space.lr: a hyperparameter must vary, every"),
         ({"table": [*rows(), (-3, 1e-3, 2.0)]}, "row 53: Scale: width must be a finite number above zero, got -3"),
         ({"table": [*rows(), (64, 1e-3, "much")]}, "runs.loss: must be a number, got 'much' in row 53"),
-        ({"columns": ["width", "rate", "loss"]}, "space: 'lr': the table has no column 'lr'"),
+        ({"columns": ["width", "rate", "loss"]}, "runs: the table has no column 'lr'"),
+        ({"columns": ["width", "lr", "loss", "loss"]}, "has 'loss' twice"),
+        ({"columns": ["width;lr;loss"], "table": []}, "must have commas between its columns"),
+        ({"scale": "proxies = { widht = [32] }"}, "scale.proxies: the target has no axis 'widht'; did you"),
+        ({"scale": "base = { depth = 2 }"}, "scale.base: the target has no axis 'depth'"),
     ],
 )  # fmt: skip
 def test_bad_tables_are_one_line(tmp_path, change, said):
@@ -180,8 +214,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "runs.csv").write_bytes(b"width,lr,loss\n\xff\xfe\n")
     assert "is not CSV in UTF-8" in refused(path)
     path.write_text(path.read_text().replace("runs.csv", "runs.parquet"))
-    (tmp_path / "runs.parquet").write_bytes(b"PAR1 but not really")
-    assert "is not Parquet" in refused(path)
+    for broken in (b"PAR1 but not really", b""):
+        (tmp_path / "runs.parquet").write_bytes(broken)
+        assert "is not Parquet" in refused(path)
 
 
 # Asking
@@ -241,13 +276,30 @@ def test_replicates_are_taken_one_at_a_time(tmp_path):
 
 def test_compare_on_a_table_runs_every_method(tmp_path):
     names = "transfer,optuna-tpe,optuna-gp,random,copy,copy-raw"
-    done = called("compare", written(tmp_path), "--methods", names, "--direct", "3", "--budget", "0.02", "--json")
+    done = called(
+        "compare",
+        written(tmp_path),
+        "--methods",
+        names,
+        "--direct",
+        "3",
+        "--budget",
+        "0.02",
+        "--json",
+        "-o",
+        tmp_path / "page.html",
+    )
     assert done.exit_code == 0
     told = json.loads(done.stdout)["methods"]
     assert list(told) == names.split(",")
     for name in ("optuna-tpe", "optuna-gp", "random"):
         assert [line["target_runs"] for line in told[name]["seeds"][0]["trace"]] == [1, 2, 3]
     assert told["copy"]["variant"].startswith("copy @ width")
+    page = (tmp_path / "page.html").read_text()
+    drawn = json.loads(page.partition('id="figures">')[2].partition("</script>")[0])
+    named = {trace.get("name") for trace in drawn[0]["data"]} - {None}
+    assert named == {entry["variant"] for entry in told.values()}
+    assert drawn[0]["layout"]["xaxis"]["type"] == drawn[0]["layout"]["yaxis"]["type"] == "log"
 
 
 @pytest.mark.parametrize(
@@ -328,6 +380,20 @@ def test_recorded_runs_seed_a_live_study_and_are_not_paid_for(tmp_path, monkeypa
         assert len(again.entries) == count
     with open(tmp_path / "runs.csv", "a") as file:
         file.write("32,0.05,1.5\n")
+    with open_study(read(path)) as longer:
+        assert len(longer.entries) == count + 1
     (tmp_path / "runs.csv").write_text((tmp_path / "runs.csv").read_text().replace("0.0001", "0.0002"))
-    with pytest.raises(ValueError, match="the record began with other runs"):
+    with pytest.raises(ValueError, match="the table no longer has"):
         open_study(read(path))
+
+
+def test_an_interval_that_ends_at_an_integer_s_bound_holds_a_minimiser_beyond_it(tmp_path):
+    more = 'batch = { low = 1, high = 8, type = "int" }'
+    table = [
+        (w, lr, 1 + w**-0.4 + 0.001 * math.log(lr / 5e-3) ** 2 + 0.0002 * (b - 12) ** 2, b)
+        for w in (32, 512) for lr in (1e-3, 2e-3, 5e-3, 1e-2, 2e-2) for b in range(1, 9)
+    ]  # fmt: skip
+    truth = Replay.of(read(written(tmp_path, table, [*COLUMNS, "batch"], more))).truth
+    assert truth.smooth is not None
+    assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 8)}) == {"lr": True, "batch": True}
+    assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 7)})["batch"] is False

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -107,6 +107,7 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
         with progress(budget) as shown:
             stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
         rec = opened.recommend()
+        _say_dropped(opened.dropped)
         if file.budget.verify and not no_verify:
             click.echo(f"verifying at {opened.problem.target} ...", err=True)
             entry = opened.verify(rec.params, workers=min(workers, 1))
@@ -125,9 +126,9 @@ def predict(study: str, as_json: bool) -> dict[str, Any] | None:
     from tuner.studyfile import read
 
     with open_study(read(study), read_only=True) as opened:
-        for why, count in opened.dropped.items():
-            click.echo(f"dropped {count} rows {why}", err=True)
-        return _answer(opened, opened.recommend(), as_json, None)
+        rec = opened.recommend()
+        _say_dropped(opened.dropped)
+        return _answer(opened, rec, as_json, None)
 
 
 @main.command()
@@ -152,6 +153,11 @@ def replay(study: str, seeds: str, budget: float | None, workers: int | None, as
     return {name: told["transfer"][name] for name in ("seeds", "summary")} if as_json else None
 
 
+def _say_dropped(dropped: Mapping[str, int]) -> None:
+    for why, count in dropped.items():
+        click.echo(f"dropped {count} rows {why}", err=True)
+
+
 def _with_runs(file: Any, command: str) -> Any:
     if file.runs is None:
         raise BadInput(f"{command}: {file.path.name} has no [runs]; name a table of recorded runs")
@@ -168,7 +174,7 @@ def _answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> dict[st
     from tuner.report.terminal import answer, console, expected, paid
 
     ledger = study.ledger(rec.params)
-    spent = ledger.search + study.spent("recorded")
+    spent = ledger.search if study.source else study.spent("recorded")
     console.print(answer(study, rec))
     console.print(expected(rec))
     if stopped is not None:
@@ -213,6 +219,7 @@ def report(study: str, output: str) -> None:
     help="Scored along a search: at its end, half, ...",
 )
 @click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a core.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Of a table: a page with the figure.")
 @as_json
 @_command
 def compare(
@@ -223,11 +230,13 @@ def compare(
     direct: int,
     answers: int,
     workers: int | None,
+    output: str | None,
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Cost against regret, methods side by side, each charged for every run it makes."""
     from tuner.comparison import compare_live, compare_recorded
     from tuner.report.terminal import bar, comparison, console, replayed
+    from tuner.report.versus import write
     from tuner.study import checked_budget
     from tuner.studyfile import read
 
@@ -238,6 +247,8 @@ def compare(
         with bar("replaying") as shown:
             compared = compare_recorded(file, names, numbers, budget, direct, workers, shown)
         console.print(replayed(compared))
+        if output is not None:
+            write(compared, f"{file.study.name}: methods side by side", output)
     else:
         said = partial(click.echo, err=True)
         compared = compare_live(file, names, numbers, budget, direct, answers, workers, said)

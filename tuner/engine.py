@@ -340,20 +340,21 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
     """The weighted set of processes; its search starts from what the record's last checkpoint said."""
-    observations = _telling(observations)
+    observations = _telling(problem, observations)
     runs = problem.located(observations)
     losses = torch.tensor([math.inf if o.diverged else o.loss for o in observations], dtype=DTYPE)
     return _fit_of(_Record.of(problem.frame, runs, losses), seed)
 
 
-def _telling(observations: Sequence[Observation]) -> Sequence[Observation]:
-    """At most MOST runs, of each scale alike: the lower a loss, the likelier it is kept.
+def _telling(problem: Problem, observations: Sequence[Observation]) -> Sequence[Observation]:
+    """At most MOST runs, of each scale alike: the nearer to the middle of its best tenth, the likelier one is kept.
 
-    The cost of the fit is cubic in the runs, and walls tell little: in each scale's order of losses, those at the
-    squares of an even spacing are kept.
+    The cost of the fit is cubic in the runs, and walls tell little: in the order of that distance, those at the squares
+    of an even spacing are kept. Chosen by where they lie: by their loss, the lucky ones would be.
     """
     if len(observations) <= MOST:
         return observations
+    places = problem.space.encode_all([run.params for run in observations])
     groups: dict[Scale, list[int]] = {}
     for i, run in enumerate(observations):
         groups.setdefault(run.scale, []).append(i)
@@ -361,8 +362,9 @@ def _telling(observations: Sequence[Observation]) -> Sequence[Observation]:
     for k, group in enumerate(sorted(groups.values(), key=len)):
         share = min(len(group), (MOST - len(kept)) // (len(groups) - k))
         ranks = np.unique(((len(group) - 1) * np.linspace(0, 1, share) ** (2 if share < len(group) else 1)).round())
-        ordered = sorted(group, key=lambda i: observations[i].loss)
-        kept += [ordered[int(rank)] for rank in ranks]
+        best = sorted(group, key=lambda i: observations[i].loss)[: math.ceil(len(group) / 10)]
+        away = np.square(places[group] - places[best].mean(0)).sum(1)
+        kept += [group[i] for i in away.argsort(kind="stable")[ranks.astype(int)]]
     return [observations[i] for i in sorted(kept)]
 
 

@@ -103,7 +103,8 @@ def open_study(
 ) -> Study:
     """The study of a study file: created, or resumed; in memory: beside its record, which is not opened.
 
-    The runs of its table are in it. With no objective beside it the table is the record, and nothing is written.
+    The runs of its table are in it (not in memory: there, methods are compared that find out for themselves). With no
+    objective beside it the table is the record, and nothing is written.
 
     Args:
         seed: None: the study file's. budget: as in `create_study`.
@@ -118,7 +119,7 @@ def open_study(
         record = Record(None, file.study.name)
         study = Study(record, recorded(file, others), table.cost, seed, None, None, file.budget.retries, "")
     else:
-        rows = None if file.runs is None or read_only else _table(file, file.runs)
+        rows = None if file.runs is None or read_only or in_memory else _table(file, file.runs)
         study = _live(file, file.objective, read_only, in_memory, seed, budget)
         if rows is None:
             return study

@@ -64,6 +64,11 @@ class Problem:
         return tuple(a for a in self.target if any(p[a] != self.target[a] for p in self.proxies))
 
     @cached_property
+    def cheapest(self) -> Scale:
+        """The proxy whose run, at the middle of the space, costs least."""
+        return min(self.proxies, key=lambda scale: self.cost(self.space.middle, scale))
+
+    @cached_property
     def frame(self) -> Frame:
         beliefs = [
             [self.parametrization.belief(self.space, name, axis, self.target) for axis in self.axes]

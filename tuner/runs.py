@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import BadInput, is_number
 from tuner.expression import Cell, Expression, Row, parse
 from tuner.scale import CostLaw, Scale
-from tuner.space import Categorical, Dimension, Int, Params, SearchSpace, Value
+from tuner.space import Categorical, Dimension, Int, Params, SearchSpace, Value, suggestion
 
 if TYPE_CHECKING:
     from tuner.studyfile import RunsSection, ScaleSection
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SAME = 0.01  # relative: values of an axis that are one
 EDGE = 1e-6  # of a range: a bound that was rounded when the table was written still holds its runs
 FEWEST, MOST = 5, 100_000  # usable rows
+MISSING = ("", "NA", "N/A", "null", "NULL")
 BATCH = 10_000  # rows of a Parquet file that are held at once
 
 
@@ -68,7 +69,7 @@ class Table:
 
     @cached_property
     def _law(self) -> CostLaw:
-        return CostLaw.fit([run.scale for run in self.runs], [run.cost for run in self.runs])
+        return CostLaw.fit([run.scale for run in self.runs], [run.cost for run in self.runs], doubt=1e-6)
 
     def cost_at(self, scale: Scale) -> float:
         """Of a run at a scale: that of its rows, or what the expression says there, or a law fitted to the rows."""
@@ -138,8 +139,13 @@ class _Reader:
     def __init__(self, section: RunsSection, columns: list[str], space: SearchSpace, scale: ScaleSection) -> None:
         self.dropped: Counter[str] = Counter()
         self._space, self._target = space, Scale(scale.target)
-        self._named = {name: _column("space", name, columns) for name in space}
-        self._axes = {axis: _column("scale.target", axis, columns) for axis in self._target}
+        for key, axes in (("proxies", scale.proxies or {}), ("base", scale.base or {})):
+            for axis in axes:
+                if axis not in self._target:
+                    raise BadInput(f"scale.{key}: the target has no axis {axis!r}; {suggestion(axis, self._target)}")
+        for name in [*space, *self._target]:
+            if name not in columns:
+                raise BadInput(f"runs: the table has no column {name!r}; {suggestion(name, columns)}")
         self._written = {axis: scale.named(axis) for axis in self._target}
         self._loss = _column("runs.loss", section.loss, columns)
         self._cost = _column("runs.cost", section.cost, columns)
@@ -149,26 +155,25 @@ class _Reader:
 
     def run(self, row: Row, number: int) -> Run | None:
         """The run that a row says; None where it is filtered out or dropped."""
-        if self._where and not self._where(row):
+        kept = self._where(row) if self._where else True
+        if not (kept or _is_missing(kept)):
             return None
-        loss, cost = self._loss(row), self._cost(row)
-        blown = self._blown(row) if self._blown else False
-        axes = {axis: of(row) for axis, of in self._axes.items()}
-        cells = {name: of(row) for name, of in self._named.items()}
-        if any(_is_missing(cell) for cell in (cost, blown, *axes.values(), *cells.values())) or loss is None:
+        cost, blown = self._cost(row), self._blown(row) if self._blown else False
+        axes, cells = {a: row[a] for a in self._target}, {name: row[name] for name in self._space}
+        loss = math.inf if blown is True else self._loss(row)
+        if any(map(_is_missing, (kept, cost, blown, *axes.values(), *cells.values()))) or loss is None:
             self.dropped["with a missing value"] += 1
             return None
         if not is_number(loss):
             raise BadInput(f"runs.loss: must be a number, got {loss!r} in row {number}; name another column")
-        at = self._scale(axes, number)
         params = {name: _value(self._space[name], cell) for name, cell in cells.items()}
         if any(value is None for value in params.values()):
-            self.dropped["outside the space"] += 1
+            self.dropped["with a value that the space cannot have"] += 1
             return None
         return Run(
             params=params,  # type: ignore[arg-type]
-            scale=at,
-            loss=float(loss) if math.isfinite(float(loss)) and not blown else math.inf,
+            scale=self._scale(axes, number),
+            loss=float(loss) if math.isfinite(float(loss)) else math.inf,
             cost=_above_zero(cost, self._cost, f"in row {number}"),
         )
 
@@ -206,8 +211,8 @@ def _above_zero(cost: Cell, said: Expression, where: str) -> float:
 def _value(dimension: Dimension, cell: Cell) -> Value | None:
     """A cell as a value of a hyperparameter; None where it cannot be one."""
     if isinstance(dimension, Categorical):
-        as_text = f"{cell:g}" if isinstance(cell, float) else str(cell)
-        return next((c for c in dimension.choices if c == cell or (isinstance(c, str) and c == as_text)), None)
+        said = getattr(cell, "text", str(cell)).lower()
+        return next((c for c in dimension.choices if (c.lower() == said if isinstance(c, str) else c == cell)), None)
     if not is_number(cell):
         return None
     value = float(cell)  # type: ignore[arg-type]
@@ -239,20 +244,41 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[Row]]]:
 def _csv(path: Path) -> Iterator[tuple[list[str], Iterator[Row]]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        columns = [*(reader.fieldnames or [])]
-        if not columns:
+        columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if not any(columns):
             raise BadInput(f"runs.path: {str(path)!r} has no header; write the names of the columns in its first line")
+        if len(columns) == 1 and {";", "\t"} & set(columns[0]):
+            raise BadInput(
+                f"runs.path: {str(path)!r} must have commas between its columns, got {columns[0]!r}; write it so"
+            )
+        _check_names(path, columns)
         yield columns, ({name: _cell(text) for name, text in line.items()} for line in reader)
+
+
+def _check_names(path: Path, columns: list[str]) -> None:
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise BadInput(
+            f"runs.path: {str(path)!r} has {twice[0]!r} twice; every column needs a name of its own: rename one"
+        )
+
+
+class _Number(float):
+    """A number of a CSV file, and how it is written there: a choice "01" is not 1."""
+
+    text: str
 
 
 def _cell(text: Any) -> Cell:
     """Of a CSV file: empty is missing; what reads as a number or a truth value is one."""
-    if not text or not isinstance(text, str):
+    if not isinstance(text, str) or (text := text.strip()) in MISSING:
         return None
     try:
-        return float(text)
+        number = _Number(text)
     except ValueError:
         return {"true": True, "false": False}.get(text.lower(), text)
+    number.text = text
+    return number
 
 
 @contextmanager
@@ -262,7 +288,8 @@ def _parquet(path: Path) -> Iterator[tuple[list[str], Iterator[Row]]]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            batches = file.iter_batches(BATCH)
-            yield file.schema_arrow.names, (row for batch in batches for row in batch.to_pylist())
-    except pyarrow.ArrowInvalid as error:
+            columns = file.schema_arrow.names
+            _check_names(path, columns)
+            yield columns, (row for batch in file.iter_batches(BATCH) for row in batch.to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
         raise BadInput(f"runs.path: {str(path)!r} is not Parquet: {error}; correct it") from None

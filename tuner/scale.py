@@ -90,8 +90,8 @@ class CostLaw:
         return math.exp(self.intercept + sum(r * math.log(scale[a]) for a, r in self.exponents.items()))
 
     @staticmethod
-    def fit(scales: Sequence[Scale], costs: Sequence[float]) -> CostLaw:
-        """Least squares in logs, each exponent shrunk to 1 by one pseudo-run a nat away: one scale is enough.
+    def fit(scales: Sequence[Scale], costs: Sequence[float], doubt: float = 1.0) -> CostLaw:
+        """Least squares in logs, each exponent shrunk to 1 by a pseudo-run `doubt` nats away: one scale is enough.
 
         1 because small networks are bound by overhead: their time grows slower than their arithmetic.
         """
@@ -99,7 +99,7 @@ class CostLaw:
         logs = np.array([[math.log(s[a]) for a in axes] for s in scales])
         target = np.log(np.asarray(costs, dtype=float))
         centre = logs.mean(0)
-        left = np.vstack([logs - centre, np.eye(len(axes))])
-        right = np.concatenate([target - target.mean(), np.ones(len(axes))])
+        left = np.vstack([logs - centre, doubt * np.eye(len(axes))])
+        right = np.concatenate([target - target.mean(), doubt * np.ones(len(axes))])
         exponents = np.linalg.lstsq(left, right, rcond=None)[0]
         return CostLaw(float(target.mean() - centre @ exponents), dict(zip(axes, map(float, exponents), strict=True)))

@@ -171,15 +171,15 @@ class Study:
         """
         for run in runs:
             self.problem.space.check(run.params)
-        known = [e for e in self.entries if e.purpose == "recorded"]
-        for entry, run in zip(known, runs, strict=False):
-            same = (entry.trial.params, entry.trial.scale) == (run.params, run.scale)
-            if not same or (math.inf if entry.loss is None else entry.loss) != run.loss:
-                raise BadInput(
-                    f"resume: the record began with other runs than the table has now, for example {run}; restore the "
-                    "table or give the study a new name"
-                )
-        for run in runs[len(known) :]:
+        left = list(runs)
+        for entry in self.entries:
+            if entry.purpose == "recorded":
+                loss = math.inf if entry.loss is None else entry.loss
+                run = Run(entry.trial.params, entry.trial.scale, loss, entry.cost)
+                if run not in left:
+                    raise BadInput(f"resume: the table no longer has {run}; restore it or give the study a new name")
+                left.remove(run)
+        for run in left:
             self.record.add(self.problem.space, run)
 
     # ask and tell

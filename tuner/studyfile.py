@@ -133,7 +133,7 @@ class ScaleSection(_Section):
     def is_proxy(self, scale: Scale) -> bool:
         """Whether `proxies` names a scale whose axes have the file's values; it names all where it is left out."""
         return self.proxies is None or all(
-            value.low <= scale[axis] <= value.high
+            0.99 * value.low <= scale[axis] <= 1.01 * value.high
             if isinstance(value := self.proxies.get(axis, self.target[axis]), RangeSection)
             else scale[axis] in (value if isinstance(value, list) else [value])
             for axis in scale

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from tuner.methods import Method
 from tuner.methods.direct import Direct, best_run
-from tuner.problem import SLACK, Problem
+from tuner.problem import SLACK, Array, Problem
 from tuner.scale import Scale
 from tuner.space import Params
 from tuner.trial import Observation, Proposal
@@ -41,15 +43,19 @@ class Asha(Method):
     ) -> list[Proposal]:
         rungs = self._rungs(problem)
         for lower, upper in reversed(list(pairwise(rungs))):
-            if (promoted := self._promoted(problem, observations, pending, lower, upper)) is None:
-                continue
             there = None if among is None else [run for run in among if run.scale == upper]
-            if problem.cost(promoted, upper) <= SLACK * budget and there != []:
-                point = problem.space.encode(promoted)
-                return [Proposal(promoted, upper) if there is None else problem.nearest(point, there)]
-        search = Direct("random", rungs[0])
-        below = [run for run in observations if run.scale == rungs[0]]
-        return search.propose(problem, below, pending, seed=seed, budget=budget, count=1, among=among)
+            for params in self._best_third(observations, lower):
+                point = problem.space.encode(params)
+                asked = Proposal(params, upper) if not there else problem.nearest(point, there)
+                if there == [] or problem.cost(asked.params, upper) > SLACK * budget:
+                    break
+                if not self._taken(problem, point, asked, [*observations, *pending], upper):
+                    return [asked]
+        for rung in rungs:  # the lowest, as long as it has settings
+            search, made = Direct("random", rung), [run for run in observations if run.scale == rung]
+            if drawn := search.propose(problem, made, pending, seed=seed, budget=budget, count=1, among=among):
+                return drawn
+        return []
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         finite = [run for run in observations if not run.diverged] or observations
@@ -67,15 +73,18 @@ class Asha(Method):
         return rungs
 
     @staticmethod
-    def _promoted(
-        problem: Problem,
-        observations: Sequence[Observation],
-        pending: Sequence[Proposal],
-        lower: Scale,
-        upper: Scale,
-    ) -> Params | None:
-        """The best setting of the lower rung's best third whose place in the upper rung is not taken."""
-        below = sorted((run for run in observations if run.scale == lower), key=lambda run: run.loss)
-        above = sum(run.scale == upper for run in observations) + sum(run.scale == upper for run in pending)
-        best = below[: len(below) // ETA]
-        return best[above].params if above < len(best) else None
+    def _best_third(observations: Sequence[Observation], rung: Scale) -> list[Params]:
+        made = [run for run in observations if run.scale == rung]
+        finite = sorted((run for run in made if not run.diverged), key=lambda run: run.loss)
+        return [run.params for run in finite[: len(made) // ETA]]
+
+    @staticmethod
+    def _taken(
+        problem: Problem, point: Array, asked: Proposal, runs: Sequence[Observation | Proposal], rung: Scale
+    ) -> bool:
+        """Whether a run of the rung is at least as near to a setting as the one that could be made."""
+        there = [Proposal(run.params, rung) for run in runs if run.scale == rung]
+        if not there:
+            return False
+        near = [problem.space.encode(run.params) - point for run in (problem.nearest(point, there), asked)]
+        return bool(np.square(near[0]).sum() <= np.square(near[1]).sum() + 1e-12)

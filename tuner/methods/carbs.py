@@ -26,7 +26,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Ma
 from sklearn.preprocessing import QuantileTransformer
 
 from tuner.methods import Method
-from tuner.methods.direct import best_run
+from tuner.methods.direct import best_run, tamed
 from tuner.problem import SLACK, Problem
 from tuner.space import Params
 from tuner.trial import Observation, Proposal
@@ -93,12 +93,10 @@ class _Front:
         self.problem = problem
         self.nats = np.array([problem.nats(name) for name in problem.space] + [1.0] * len(problem.axes))
         self.finite = [run for run in observations if not run.diverged]
-        worst = max((run.loss for run in self.finite), default=1.0)
-        self.losses = np.array([worst if run.diverged else run.loss for run in observations])
+        self.losses = np.array(tamed(observations))
         self.log_costs = np.log([run.cost for run in observations])
         self.points = self._placed(observations)
-        cheapest = min(problem.proxies, key=lambda s: problem.cost(problem.space.middle, s))
-        self.middle = self._placed([Proposal(problem.space.middle, cheapest)])[0]
+        self.middle = self._placed([Proposal(problem.space.middle, problem.cheapest)])[0]
         self.free = np.array([1.0] * len(problem.space) + [0.0] * len(problem.axes))  # first runs keep to that scale
 
     def _placed(self, runs: Sequence[Observation] | Sequence[Proposal]) -> Array:

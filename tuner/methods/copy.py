@@ -37,8 +37,7 @@ class Copy(Method):
         count: int,
         among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
-        cheapest = min(problem.proxies, key=lambda scale: problem.cost(problem.space.middle, scale))
-        search = Direct("tpe", self.scale or cheapest)
+        search = Direct("tpe", self.scale or problem.cheapest)
         return search.propose(problem, observations, pending, seed=seed, budget=budget, count=count, among=among)
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:

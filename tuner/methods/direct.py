@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +81,12 @@ def best_run(observations: Sequence[Observation]) -> Observation:
     return min(finite, key=lambda o: o.loss)
 
 
+def tamed(observations: Sequence[Observation]) -> list[float]:
+    """Losses; that of a diverged run is the worst finite one."""
+    worst = max((o.loss for o in observations if not o.diverged), default=1.0)
+    return [worst if o.diverged else o.loss for o in observations]
+
+
 def _told(
     problem: Problem, observations: Sequence[Observation], pending: Sequence[Proposal], sampler: BaseSampler
 ) -> optuna.Study:
@@ -93,9 +98,7 @@ def _told(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
     study = optuna.create_study(sampler=sampler)
     distributions = {name: distribution(d) for name, d in problem.space.items()}
-    worst = max((o.loss for o in observations if not o.diverged), default=1.0)
-    for o in observations:
-        value = o.loss if math.isfinite(o.loss) else worst
+    for o, value in zip(observations, tamed(observations), strict=True):
         params = problem.space.decode(problem.space.encode(o.params))
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
     for p in pending:

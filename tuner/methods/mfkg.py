@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tuner.methods import Method
-from tuner.methods.direct import Direct, best_run
+from tuner.methods.direct import Direct, best_run, tamed
 from tuner.problem import SLACK, Problem
 from tuner.space import Params
 from tuner.trial import Observation, Proposal
@@ -43,16 +43,13 @@ class KnowledgeGradient(Method):
     ) -> list[Proposal]:
         number = len(observations) + len(pending)
         if number < 2 * (len(problem.space) + 1) or all(run.diverged for run in observations):
-            cheapest = min(problem.proxies, key=lambda s: problem.cost(problem.space.middle, s))
-            first = Direct("random", cheapest)
-            made = first.propose(problem, observations, pending, seed=seed, budget=budget, count=1, among=among)
-            if made or among is None:
-                return made
+            first = Direct("random", problem.cheapest)
+            return first.propose(problem, observations, pending, seed=seed, budget=budget, count=1, among=among)
         asked = self._asked(problem, observations, seed)
         d = len(problem.space)
         if among is None:
-            params = problem.space.decode(asked[:d].tolist())
-            among = [Proposal(params, scale) for scale in problem.proxies]
+            raw = problem.to_raw(problem.space.decode(asked[:d].tolist()), problem.target)
+            among = [Proposal(problem.to_base(raw, scale), scale) for scale in problem.proxies]
         options = [run for run in among if problem.cost(run.params, run.scale) <= SLACK * budget]
         if not options:
             return []
@@ -93,7 +90,7 @@ class KnowledgeGradient(Method):
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             at, _ = self._best(problem, self._model(problem, observations))
-        return problem.space.decode(at.tolist())
+        return problem.to_raw(problem.space.decode(at.tolist()), problem.target)
 
     @staticmethod
     def _model(problem: Problem, observations: Sequence[Observation]) -> Any:
@@ -102,8 +99,7 @@ class KnowledgeGradient(Method):
         from botorch.models.transforms.outcome import Standardize
         from gpytorch.mlls import ExactMarginalLogLikelihood
 
-        worst = max(run.loss for run in observations if not run.diverged)
-        losses = torch.tensor([[worst if run.diverged else run.loss] for run in observations], dtype=torch.float64)
+        losses = torch.tensor(tamed(observations), dtype=torch.float64)[:, None]
         d, a = len(problem.space), len(problem.axes)
         model = SingleTaskMultiFidelityGP(
             _places(problem, observations),
@@ -140,7 +136,7 @@ def _places(problem: Problem, runs: Sequence[Observation] | Sequence[Proposal]) 
 
 
 def _cost(problem: Problem, x: Tensor) -> Tensor:
-    """In target runs, of a scale between the proxies: by the nearest one."""
+    """In target runs, of a point anywhere: a smooth blend of the scales around it."""
     d = len(problem.space)
     scales = [*problem.proxies, problem.target]
     middle = problem.space.middle

@@ -1,9 +1,4 @@
 "use strict";
-const read = id => JSON.parse(document.getElementById(id).textContent);
-read("figures").forEach((f, i) =>
-  Plotly.newPlot("plot-" + i, f.data, f.layout, {responsive: true, displayModeBar: false}));
-addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(p => Plotly.Plots.resize(p)));
-
 const trials = read("trials"), table = document.getElementById("table"), first = trials[0] || {scale: {}, params: {}};
 const digits = v => Math.abs(v) < 1e-3 ? (+v.toPrecision(4)).toExponential() : String(+v.toPrecision(4));
 const short = v => digits(v).replace("e+", "e");

@@ -40,12 +40,17 @@ def write(study: Study, path: str | Path) -> None:
     Raises:
         BadInput: the path cannot be written; what was there is left as it was.
     """
+    written(path, page(study))
+
+
+def written(path: str | Path, content: str) -> None:
+    """Write a page, whole or not at all. Raises BadInput as `write`."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"report: the output must be a file, got {str(path)!r}; name an .html file")
         with _replacing(path) as file:
-            file.write(page(study))
+            file.write(content)
     except OSError as error:
         raise BadInput(f"report: {str(path)!r} cannot be written: {error.strerror}; choose another path") from None
 
@@ -78,10 +83,21 @@ def page(study: Study) -> str:
         _island("figures", [{"data": p.data, "layout": p.layout} for p in drawn]),
         _island("trials", [_row(e, study.charge(e) / study.target_cost) for e in view.entries]),
     ]
-    scripts = [f"<script>{get_plotlyjs()}</script>", *islands, f"<script>{_beside('page.js')}</script>"]
-    return "\n".join(
-        [HEAD.format(title=text(title), style=_beside("page.css")), *sections, "</main>", *scripts, "</body></html>\n"]
-    )
+    return _whole(title, sections, islands, "figures.js", "page.js")
+
+
+def assembled(title: str, sections: Sequence[tuple[str, str, Sequence[Panel], str]]) -> str:
+    """A page of sections: heading, explanation, panels, and what follows them as HTML."""
+    drawn: list[Panel] = []
+    parts = [_section(text(head), text(told), _plots(panels, drawn) + after) for head, told, panels, after in sections]
+    islands = [_island("figures", [{"data": p.data, "layout": p.layout} for p in drawn])]
+    return _whole(title, parts, islands, "figures.js")
+
+
+def _whole(title: str, sections: Sequence[str], islands: Sequence[str], *scripts: str) -> str:
+    head = HEAD.format(title=text(title), style=_beside("page.css"))
+    code = [f"<script>{source}</script>" for source in (get_plotlyjs(), *map(_beside, scripts))]
+    return "\n".join([head, *sections, "</main>", *islands, *code, "</body></html>\n"])
 
 
 def _beside(name: str) -> str:
@@ -186,9 +202,13 @@ def _checked(view: View, rec: Recommendation) -> str:
 
 def _made(view: View) -> str:
     """The trials so far, by state."""
-    searched = [e.state for e in view.entries if e.feeds]
+    searched = [e.state for e in view.entries if e.purpose == "search"]
+    recorded = sum(e.purpose == "recorded" for e in view.entries)
+    if recorded and not searched:
+        return f"{recorded} runs of a table; none was made for this."
     told = [f"{searched.count(s)} {s}" for s in (FINISHED, DIVERGED, FAILED, LOST, RUNNING) if s in searched]
-    return f"The search has made {len(searched)} trials{': ' if told else ''}{', '.join(told)}."
+    beside = f" It began with {recorded} runs of a table." if recorded else ""
+    return f"The search has made {len(searched)} trials{': ' if told else ''}{', '.join(told)}.{beside}"
 
 
 def _unknown(view: View) -> str:
@@ -204,17 +224,17 @@ def _recommended(view: View, rec: Recommendation) -> str:
         for name, value in rec.params.items()
     ]
     head = ["hyperparameter", "value", "90 % interval", *(f"drift in {axis} (90 %)" for axis in axes)]
-    return _table(head, rows) + f'<p class="help">{DRIFT_HELP}</p>'
+    return table(head, rows) + f'<p class="help">{DRIFT_HELP}</p>'
 
 
 def _ledger(view: View) -> str:
     """What was charged, beside tuning the target itself."""
     rec = view.answer
     ledger = view.study.ledger(rec.params if rec else {})
-    return _table([*bill_headings(ledger)], list(bill(ledger, rec)))
+    return table([*bill_headings(ledger)], list(bill(ledger, rec)))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table class="small"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

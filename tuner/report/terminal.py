@@ -17,12 +17,12 @@ from rich.table import Table
 from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.record import RUNNING
+from tuner.report.versus import HEADINGS, lines
 from tuner.report.words import bill, bill_headings, drift, number, prediction, span
 from tuner.study import Study
 from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
-MARKS = (0.25, 0.5, 1.0)  # of a budget, at which a replay's regret is shown
 EVERY = 5.0  # seconds between plain lines, off a terminal
 
 
@@ -153,34 +153,13 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def replayed(methods: Mapping[str, Any]) -> Table:
-    """Relative regret of each method's answer along its budget, on a table; and what it knew of the optimum."""
-    table = Table(title="Relative regret at the target: median (quartiles) over seeds", title_justify="left")
-    columns = ("method", "target runs", "trials", "nearest row", "smooth", "covered (90 %)", "s / proposal")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for told in methods.values():
-        entries = [entry for entry in told["seeds"] if entry["trace"]]
-        limit = statistics.median(entry["trace"][-1]["target_runs"] for entry in entries)
-        for part in MARKS:
-            lines = [_reached(entry["trace"], part * limit) for entry in entries]
-            cells = [_quartiles([line[k] for line in lines]) for k in ("relative_regret", "smooth_relative_regret")]
-            last, runs = part == 1, statistics.median(line["target_runs"] for line in lines)
-            covered = ", ".join(f"{name} {share:.0%}" for name, share in told["summary"]["coverage"].items())
-            thought = number(statistics.median(entry["seconds_per_proposal"] for entry in entries))
-            table.add_row(
-                told["variant"] if part == MARKS[0] else "",
-                number(runs),
-                number(statistics.median(line["trials"] for line in lines)),
-                *cells,
-                *((covered or "-", thought) if last else ("", "")),
-                end_section=last,
-            )
-    return table
-
-
-def _reached(trace: Sequence[Mapping[str, Any]], spent: float) -> Mapping[str, Any]:
-    """The last line of a trace within a cost; its first, where that is dearer."""
-    return next((line for line in reversed(trace) if line["target_runs"] <= spent * (1 + 1e-9)), trace[0])
+    """Regret of each method's answer along its budget, on a table."""
+    shown = Table(title="At the target: median (quartiles) over seeds", title_justify="left")
+    for column in HEADINGS:
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    for line in lines(methods):
+        shown.add_row(*line, end_section=bool(line[-1]))
+    return shown
 
 
 def _final(entry: Mapping[str, Any]) -> float | None:
