@@ -114,22 +114,26 @@ def open_study(
     """
     seed = file.study.seed if seed is None else seed
     if file.objective is None:
-        table = recorded_table(file)
-        others = [scale for scale in table.scales if scale != Scale(file.scale.target)]
-        record = Record(None, file.study.name)
-        study = Study(record, recorded(file, others), table.cost, seed, None, None, file.budget.retries, "")
-    else:
-        rows = None if file.runs is None or read_only or in_memory else _table(file, file.runs)
-        study = _live(file, file.objective, read_only, in_memory, seed, budget)
-        if rows is None:
-            return study
+        return _of_table(file, seed)
+    rows = None if file.runs is None or read_only or in_memory else _table(file, file.runs)
+    study = _live(file, file.objective, read_only, in_memory, seed, budget)
+    if rows is not None:
         table = rows.within(study.problem.space, study.problem.to_base)
-    try:
-        study.add(table.runs)
+        try:
+            study.add(table.runs)
+        except BaseException:
+            study.close()
+            raise
         study.dropped = table.dropped
-    except BaseException:
-        study.close()
-        raise
+    return study
+
+
+def _of_table(file: StudyFile, seed: int) -> Study:
+    table = recorded_table(file)
+    others = [scale for scale in table.scales if scale != Scale(file.scale.target)]
+    record = Record.of_table(file.study.name, table.runs)
+    study = Study(record, recorded(file, others), table.cost, seed, None, None, file.budget.retries, "")
+    study.dropped = table.dropped
     return study
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -106,6 +106,27 @@ class Record:
             self._lock.release()
             raise
 
+    @staticmethod
+    def of_table(name: str, runs: Sequence[Run]) -> Record:
+        """The runs of a table, in memory, to be read only."""
+        record = Record(None, name)
+        record._entries = [
+            Entry(
+                trial=Trial(number, run.params, run.scale, 0),
+                state=FINISHED if math.isfinite(run.loss) else DIVERGED,
+                purpose="recorded",
+                attempt=1,
+                retry_of=None,
+                loss=run.loss if math.isfinite(run.loss) else None,
+                cost=run.cost,
+                seconds=0.0,
+                error=None,
+            )
+            for number, run in enumerate(runs)
+        ]
+        record.read_only = True
+        return record
+
     @property
     def spec(self) -> dict[str, Any] | None:
         """What the study was created with; None in a new record."""
@@ -154,13 +175,15 @@ class Record:
         number = self._create(space, params, scale, about, TrialState.RUNNING, None)
         return Trial(number, dict(params), scale, seed)
 
-    def add(self, space: SearchSpace, run: Run) -> None:
-        """Write a run that was made elsewhere, whole."""
-        diverged = not math.isfinite(run.loss)
-        result = {"cost": run.cost, "seconds": 0.0, "state": DIVERGED if diverged else FINISHED}
-        about = {"seed": 0, "purpose": "recorded", "attempt": 1, "retry_of": None, "result": result}
-        state, value = (TrialState.PRUNED, None) if diverged else (TrialState.COMPLETE, run.loss)
-        self._create(space, run.params, run.scale, about, state, value)
+    def add(self, space: SearchSpace, runs: Iterable[Run]) -> None:
+        """Write runs that were made elsewhere, each whole."""
+        self._entries = None  # they may be many: read again, once
+        for run in runs:
+            diverged = not math.isfinite(run.loss)
+            result = {"cost": run.cost, "seconds": 0.0, "state": DIVERGED if diverged else FINISHED}
+            about = {"seed": 0, "purpose": "recorded", "attempt": 1, "retry_of": None, "result": result}
+            state, value = (TrialState.PRUNED, None) if diverged else (TrialState.COMPLETE, run.loss)
+            self._create(space, run.params, run.scale, about, state, value)
 
     def _create(
         self,

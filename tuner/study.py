@@ -87,6 +87,7 @@ class Study:
         self.method: Method = method("transfer")
         self.thought: list[float] = []
         self.dropped: Mapping[str, int] = {}
+        self._seen: tuple[list[Entry] | None, list[Observation]] = None, []
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
         for entry in record.entries():
             if entry.state == RUNNING and not record.read_only:
@@ -114,7 +115,11 @@ class Study:
     @property
     def observations(self) -> list[Observation]:
         """Finished and diverged runs of the search, and recorded ones, in base coordinates."""
-        return [self._observation(e) for e in self.entries if e.state in (FINISHED, DIVERGED) and e.feeds]
+        entries = self.entries
+        if entries is not self._seen[0]:  # once for every state of the record
+            runs = [self._observation(e) for e in entries if e.state in (FINISHED, DIVERGED) and e.feeds]
+            self._seen = entries, runs
+        return self._seen[1]
 
     def _observation(self, entry: Entry) -> Observation:
         params, scale = entry.trial.params, entry.trial.scale
@@ -179,8 +184,7 @@ class Study:
                 if run not in left:
                     raise BadInput(f"resume: the table no longer has {run}; restore it or give the study a new name")
                 left.remove(run)
-        for run in left:
-            self.record.add(self.problem.space, run)
+        self.record.add(self.problem.space, left)
 
     # ask and tell
 
