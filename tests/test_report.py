@@ -123,7 +123,8 @@ def test_the_answer_comes_first_and_in_numbers(searched, read):
 def test_markup_in_what_a_trial_says_is_only_text(read):
     error = next(t["error"] for t in read.islands["trials"] if t["state"] == "failed")
     assert EVIL in error
-    assert read.scripts == [get_plotlyjs(), (Path(tuner.__file__).parent / "report" / "page.js").read_text()]
+    ours = [(Path(tuner.__file__).parent / "report" / name).read_text() for name in ("figures.js", "page.js")]
+    assert read.scripts == [get_plotlyjs(), *ours]
     assert "a <study>" in read.text
 
 

@@ -56,7 +56,7 @@ def test_losses_are_those_the_package_hands_out(folder):
 
 
 def test_a_table_with_categories_and_replicates_is_replayed(folder):
-    entry = Replay.of(read(folder / "protein.toml")).run(method("transfer"), 0, 0.02)
+    entry = Replay.of(read(folder / "protein.toml")).run(method("transfer"), 0, 0.013)
     assert len(entry["trace"]) >= 5
     assert entry["recommendation"]["schedule"] in ("cosine", "const")
     assert set(entry["covered"]) == {"lr", "batch_size", "dropout", "schedule"}
