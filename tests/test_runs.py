@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -397,3 +398,16 @@ def test_an_interval_that_ends_at_an_integer_s_bound_holds_a_minimiser_beyond_it
     assert truth.smooth is not None
     assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 8)}) == {"lr": True, "batch": True}
     assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 7)})["batch"] is False
+
+
+def test_the_study_file_of_the_readme_is_one(tmp_path):
+    text = (Path(__file__).parent.parent / "README.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "sweep.toml").write_text(text)
+    file = read(tmp_path / "sweep.toml")
+    with open(tmp_path / "sweep.csv", "w") as table:
+        table.write("params,tokens,lr,batch_size,optimizer,loss\n")
+        table.writelines(
+            f"{p:g},{d:g},{lr},64,adamw,{3 - lr}\n" for p in (1e8, 2e8) for d in (2e9, 4e9) for lr in (1e-3, 2e-3)
+        )
+    with pytest.raises(ValueError, match="space.batch_size: a hyperparameter must vary"):
+        recorded_table(file)
