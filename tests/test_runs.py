@@ -409,5 +409,5 @@ def test_the_study_file_of_the_readme_is_one(tmp_path):
         table.writelines(
             f"{p:g},{d:g},{lr},64,adamw,{3 - lr}\n" for p in (1e8, 2e8) for d in (2e9, 4e9) for lr in (1e-3, 2e-3)
         )
-    with pytest.raises(ValueError, match="space.batch_size: a hyperparameter must vary"):
+    with pytest.raises(ValueError, match="batch_size: a hyperparameter must vary"):
         recorded_table(file)
