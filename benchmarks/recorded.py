@@ -28,6 +28,7 @@ import numpy as np
 
 from objectives.tables import TASKS, write
 from tuner.comparison import compare_recorded
+from tuner.replay import Replay
 from tuner.studyfile import StudyFile, read
 
 LLM = """[study]
@@ -128,8 +129,8 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.problems.split(",") if chosen.problems else GROUPS[chosen.group]:
-            file, names = problem(name, Path(folder)), chosen.methods.split(",")
-            told = compare_recorded(file, names, range(chosen.seeds), chosen.budget, chosen.direct, chosen.workers)
+            table, names = Replay.of(problem(name, Path(folder))), chosen.methods.split(",")
+            told = compare_recorded(table, names, range(chosen.seeds), chosen.budget, chosen.direct, chosen.workers)
             results[name] = told
             print("\n".join(lines(name, told, chosen.budget)), flush=True)
             if chosen.output:

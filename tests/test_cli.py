@@ -231,6 +231,7 @@ def test_a_bad_study_file_is_one_line_status_2_and_no_litter(bowl, command, repl
         (["run", "--bugdet", "1"], "No such option '--bugdet'"),
         (["predict"], "has no study 'bowl'; make it with tuner run"),
         (["report"], "has no study 'bowl'; make it with tuner run"),
+        (["compare", "-o", "page.html"], "a page is drawn of recorded runs"),
         (["compare", "--seeds", "3"], "seeds: must be A:B with A below B, got '3'; write for example 0:5"),
         (["compare", "--seeds", "3:3"], "seeds: must be A:B with A below B, got '3:3'; write for example 0:5"),
         (["compare", "--seeds", "a:b"], "seeds: must be A:B with A below B, got 'a:b'; write for example 0:5"),

@@ -268,6 +268,12 @@ def test_replay_says_what_the_contract_asks(tmp_path):
     assert set(told["summary"]) == {"relative_regret", "smooth_relative_regret", "coverage"}
 
 
+def test_replay_says_what_it_dropped(tmp_path):
+    done = called("replay", written(tmp_path, [*rows(), (64, "", 1.0)]), "--budget", "0.004", "--json")
+    assert "dropped 1 rows with a missing value" in done.stderr
+    assert len(json.loads(done.stdout)["seeds"][0]["trace"]) == 1
+
+
 def test_replicates_are_taken_one_at_a_time(tmp_path):
     twice = [row for row in rows((32, 512), 3) for _ in range(2)]
     replay = Replay.of(read(written(tmp_path, twice)))
@@ -312,6 +318,7 @@ def test_compare_on_a_table_runs_every_method(tmp_path):
         (("replay",), {"table": rows((512, 1024))}, "at a scale cheaper than the target"),
         (("replay", "--budget", "0.001"), {}, "must afford a run"),
         (("run",), {}, "has no [objective] to train"),
+        (("predict",), {"table": []}, "at least 5 usable rows are needed, got 0"),
         (("predict",), {"table": rows((512,))}, "a row at a scale other than the target"),
         (("predict",), {"replaced": ("[space]", "[spaec]")}, "unknown key 'spaec'"),
     ],

@@ -141,14 +141,19 @@ def predict(study: str, as_json: bool) -> dict[str, Any] | None:
 def replay(study: str, seeds: str, budget: float | None, workers: int | None, as_json: bool) -> dict[str, Any] | None:
     """Spend a budget on recorded runs; the target's own rows score the answer."""
     from tuner.comparison import compare_recorded
+    from tuner.replay import Replay
     from tuner.report.terminal import bar, console, replayed
     from tuner.study import checked_budget
     from tuner.studyfile import read
 
-    file = _with_runs(read(study), "replay")
+    file = read(study)
+    if file.runs is None:
+        raise BadInput(f"replay: {file.path.name} has no [runs]; name a table of recorded runs")
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
+    table = Replay.of(file)
     with bar("replaying") as shown:
-        told = compare_recorded(file, ["transfer"], _seeds(seeds), budget, 1, workers or _cores(), shown)
+        told = compare_recorded(table, ["transfer"], _seeds(seeds), budget, 1, workers or _cores(), shown)
+    _say_dropped(table.table.dropped)
     console.print(replayed(told))
     return {name: told["transfer"][name] for name in ("seeds", "summary")} if as_json else None
 
@@ -156,12 +161,6 @@ def replay(study: str, seeds: str, budget: float | None, workers: int | None, as
 def _say_dropped(dropped: Mapping[str, int]) -> None:
     for why, count in dropped.items():
         click.echo(f"dropped {count} rows {why}", err=True)
-
-
-def _with_runs(file: Any, command: str) -> Any:
-    if file.runs is None:
-        raise BadInput(f"{command}: {file.path.name} has no [runs]; name a table of recorded runs")
-    return file
 
 
 def _cores() -> int:
@@ -202,6 +201,7 @@ def report(study: str, output: str) -> None:
 
     with open_study(read(study), read_only=True) as opened:
         write(opened, output)
+        _say_dropped(opened.dropped)
     click.echo(f"wrote {output}", err=True)
 
 
@@ -235,6 +235,7 @@ def compare(
 ) -> dict[str, Any] | None:
     """Cost against regret, methods side by side, each charged for every run it makes."""
     from tuner.comparison import compare_live, compare_recorded
+    from tuner.replay import Replay
     from tuner.report.terminal import bar, comparison, console, replayed
     from tuner.report.versus import write
     from tuner.study import checked_budget
@@ -244,12 +245,18 @@ def compare(
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
     if file.objective is None:
+        table = Replay.of(file)
         with bar("replaying") as shown:
-            compared = compare_recorded(file, names, numbers, budget, direct, workers, shown)
+            compared = compare_recorded(table, names, numbers, budget, direct, workers, shown)
+        _say_dropped(table.table.dropped)
         console.print(replayed(compared))
         if output is not None:
             write(compared, f"{file.study.name}: methods side by side", output)
     else:
+        if output is not None:
+            raise BadInput(
+                f"compare: a page is drawn of recorded runs, {file.path.name} trains live; leave --output out"
+            )
         said = partial(click.echo, err=True)
         compared = compare_live(file, names, numbers, budget, direct, answers, workers, said)
         console.print(comparison(compared))

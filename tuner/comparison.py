@@ -105,7 +105,7 @@ def compare_live(
 
 
 def compare_recorded(
-    file: StudyFile,
+    replay: Replay,
     names: Sequence[str],
     seeds: Sequence[int],
     budget: float,
@@ -119,10 +119,9 @@ def compare_recorded(
         said: called with the number of searches done, and of all, after each.
 
     Raises:
-        BadInput: an unknown method, what `Replay.of` refuses, or a search whose process died.
+        BadInput: an unknown method, a budget that affords no run, or a search whose process died.
     """
     names = list(dict.fromkeys(names))
-    replay = Replay.of(file)
     least = min(map(replay.table.cost_at, replay.problem.proxies)) / replay.table.cost_at(replay.problem.target)
     check_affords(budget, least)
     jobs = [

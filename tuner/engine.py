@@ -8,7 +8,7 @@ many threads the host has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
@@ -175,19 +175,29 @@ def _options(
     problem: Problem, fitted: Fit, generator: torch.Generator, among: Sequence[Proposal] | None
 ) -> Iterator[tuple[Tensor, list[Proposal]]]:
     """Runs at each scale near where its optimum may be, and where they lie; of a scale with few runs to make, all."""
-    groups: dict[Scale, list[Proposal]] = {} if among is not None else {scale: [] for scale in problem.proxies}
-    for run in among or ():
-        groups.setdefault(run.scale, []).append(run)
-    for scale, group in groups.items():
-        points = problem.space.encode_all([run.params for run in group])
-        if among is None or len(group) > 2 * RUNS:
-            near = _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
-            if among is None:
-                points, group = near, [Proposal(problem.space.decode(x), scale) for x in near]
-            else:
-                kept = np.unique(cdist(near, points).argmin(1))
-                points, group = points[kept], [group[i] for i in kept]
-        yield problem.inputs(points, scale), group
+
+    def near(scale: Scale) -> Array:
+        return _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
+
+    if among is None:
+        for scale in problem.proxies:
+            points = near(scale)
+            yield problem.inputs(points, scale), [Proposal(problem.space.decode(x), scale) for x in points]
+        return
+    for scale, members in _by_scale(run.scale for run in among).items():
+        points = problem.space.encode_all([among[i].params for i in members])
+        if len(members) > 2 * RUNS:
+            kept = np.unique(cdist(near(scale), points).argmin(1))
+            points, members = points[kept], [members[i] for i in kept]
+        yield problem.inputs(points, scale), [among[i] for i in members]
+
+
+def _by_scale(scales: Iterable[Scale]) -> dict[Scale, list[int]]:
+    """Where in a list each scale stands."""
+    places: dict[Scale, list[int]] = {}
+    for i, scale in enumerate(scales):
+        places.setdefault(scale, []).append(i)
+    return places
 
 
 def _in_valley(runs: Moments) -> NDArray[np.bool_]:
@@ -355,11 +365,9 @@ def _telling(problem: Problem, observations: Sequence[Observation]) -> Sequence[
     if len(observations) <= MOST:
         return observations
     places = problem.space.encode_all([run.params for run in observations])
-    groups: dict[Scale, list[int]] = {}
-    for i, run in enumerate(observations):
-        groups.setdefault(run.scale, []).append(i)
+    groups = _by_scale(run.scale for run in observations).values()
     kept: list[int] = []
-    for k, group in enumerate(sorted(groups.values(), key=len)):
+    for k, group in enumerate(sorted(groups, key=len)):
         share = min(len(group), (MOST - len(kept)) // (len(groups) - k))
         ranks = np.unique(((len(group) - 1) * np.linspace(0, 1, share) ** (2 if share < len(group) else 1)).round())
         best = sorted(group, key=lambda i: observations[i].loss)[: math.ceil(len(group) / 10)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SAME = 0.01  # relative: values of an axis that are one
 EDGE = 1e-6  # of a range: a bound that was rounded when the table was written still holds its runs
-FEWEST, MOST = 5, 100_000  # usable rows
+FEWEST, LARGEST = 5, 100_000  # usable rows
 MISSING = ("", "NA", "N/A", "null", "NULL")
 BATCH = 10_000  # rows of a Parquet file that are held at once
 
@@ -128,8 +128,8 @@ def read_table(section: RunsSection, folder: Path, space: SearchSpace, scale: Sc
             run = reader.run(row, number)
             if run is not None:
                 runs.append(run)
-            if len(runs) > MOST:
-                raise BadInput(f"runs: at most {MOST} usable rows are read, {path.name} has more; narrow runs.where")
+            if len(runs) > LARGEST:
+                raise BadInput(f"runs: at most {LARGEST} usable rows are read, {path.name} has more; narrow runs.where")
     return Table(tuple(runs), dict(reader.dropped), reader.priced)
 
 
