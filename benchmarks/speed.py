@@ -53,7 +53,7 @@ def ours(asked: Problem, runs: list[Observation], seed: int, cold: bool) -> floa
     engine._fit_of.cache_clear()
     engine._around.cache_clear()
     if not cold:
-        engine._fitted(asked, runs[: engine._checkpoint(len(runs))], seed)
+        engine._fitted(asked, runs[: engine._mark(len(runs), engine.CHECKPOINTS)], seed)
     start = time.perf_counter()
     engine.propose(asked, runs, seed=seed)
     return time.perf_counter() - start

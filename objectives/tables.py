@@ -38,6 +38,9 @@ cost = "weights"
 target = {{ width = {target} }}
 proxies = {{ width = {{ low = 16, high = {quarter} }} }}
 
+[parametrization]
+preset = "sp-adamw" # Adam on networks in standard parametrization
+
 [budget]
 target_runs = 0.5
 """

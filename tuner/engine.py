@@ -44,7 +44,9 @@ WALL = 6.0  # height above the bottom of a valley, in standard deviations of a r
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
-MOST = 512  # runs that are fitted
+MOST = 362  # runs that are fitted, and a checkpoint
+CHECKPOINTS = 2  # an octave of runs, at which theta is looked for from nothing
+REFITS = 16  # an octave of runs, at which theta is looked for again: at every run up to 23
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
@@ -249,14 +251,14 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recomm
         losses = points.losses(drawn, member)
         where = problem.frame.split(points.inputs)[0][drawn.argmin(1)].numpy()
         drift = {axis: _drift(problem, fitted, axis, generator) for axis in problem.axes}
-    params = _chosen(problem, points)
+    params, loss = _chosen(problem, points), float(losses[:, best].mean())
     return Recommendation(
         params=problem.to_raw(params, problem.target),
         interval=_interval(problem, params, where),
-        loss=float(losses[:, best].mean()),
+        loss=loss,
         loss_sd=float(losses[:, best].std()),
         expected_regret=float((losses[:, best] - losses.gather(1, drawn.argmin(1)[:, None])[:, 0]).mean().clamp(min=0)),
-        noise=fitted.processes.data.unit * float(fitted.weights @ points.noise[:, best].sqrt()),
+        noise=fitted.processes.data.deviation(loss, float(fitted.weights @ points.noise[:, best].sqrt())),
         drift={
             name: {axis: drift[axis][name] for axis in problem.axes if name in drift[axis]} for name in problem.space
         },
@@ -349,11 +351,12 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
-    """The weighted set of processes; its search starts from what the record's last checkpoint said."""
-    observations = _telling(problem, observations)
-    runs = problem.located(observations)
-    losses = torch.tensor([math.inf if o.diverged else o.loss for o in observations], dtype=DTYPE)
-    return _fit_of(_Record.of(problem.frame, runs, losses), seed)
+    """The weighted set of processes: theta is climbed to when the runs are some more, and weighed anew at every run."""
+    settled = _mark(len(observations), REFITS)
+    told, since = _telling(problem, observations[:settled]), observations[settled:]
+    runs = problem.located([*told, *since])
+    losses = torch.tensor([math.inf if o.diverged else o.loss for o in (*told, *since)], dtype=DTYPE)
+    return _fit_of(_Record.of(problem.frame, runs, losses), len(told), seed)
 
 
 def _telling(problem: Problem, observations: Sequence[Observation]) -> Sequence[Observation]:
@@ -388,35 +391,35 @@ class _Record:
     def of(frame: Frame, runs: Tensor, losses: Tensor) -> _Record:
         return _Record(frame, tuple(map(tuple, runs.tolist())), tuple(losses.tolist()))
 
-    @property
-    def data(self) -> Data:
-        return Data.of(self.frame, torch.tensor(self.runs, dtype=DTYPE), torch.tensor(self.losses, dtype=DTYPE))
+    def data(self, settled: int) -> Data:
+        """In units of the first `settled` runs."""
+        runs, losses = (torch.tensor(t, dtype=DTYPE) for t in (self.runs, self.losses))
+        return Data.of(self.frame, runs, losses, settled)
 
     def first(self, count: int) -> _Record:
         return _Record(self.frame, self.runs[:count], self.losses[:count])
 
 
 @lru_cache(maxsize=4)
-def _fit_of(record: _Record, seed: int) -> Fit:
-    count = _checkpoint(len(record.losses))
-    around = _around(record.first(count))
-    if count < len(record.losses):
-        data = record.data
-        around = None if around is None else climb(record.frame, data, [around])
-        around = climb(record.frame, data, starts(record.frame, data)) if around is None else around
-    return spread(record.frame, record.data, around, _generator(seed, len(record.losses)))
+def _fit_of(record: _Record, settled: int, seed: int) -> Fit:
+    around = _around(record.first(settled))
+    return spread(record.frame, record.data(settled), around, _generator(seed, len(record.losses)))
 
 
 @lru_cache(maxsize=64)
 def _around(record: _Record) -> Gaussian | None:
-    data = record.data
-    return climb(record.frame, data, starts(record.frame, data))
+    """Climbed to from what the last checkpoint said; at a checkpoint, from nothing."""
+    count = len(record.losses)
+    before, data = _mark(count, CHECKPOINTS), record.data(count)
+    known = _around(record.first(before)) if before < count else None
+    warm = None if known is None else climb(record.frame, data, [known])
+    return climb(record.frame, data, starts(record.frame, data)) if warm is None else warm
 
 
-def _checkpoint(count: int) -> int:
-    """The largest of 4, 5, 8, 11, 16, 22, ... (powers of sqrt 2, rounded down) that is at most `count`."""
-    half_octaves = math.ceil(2 * math.log2(count + 1) - 1e-9) - 1
-    return count if count < 4 else int(2 ** (half_octaves / 2))
+def _mark(count: int, per_octave: int) -> int:
+    """The largest power of 2^(1 / per_octave), rounded down, that is at most `count`: 4, 5, 8, 11, 16, ... for 2."""
+    steps = math.ceil(per_octave * math.log2(count + 1) - 1e-9) - 1
+    return count if count < 4 else int(2 ** (steps / per_octave))
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -101,12 +101,13 @@ class Problem:
 
     def located(self, runs: Sequence[Observation] | Sequence[Proposal]) -> Tensor:
         """Runs -> X (n, d + a)."""
-        rows = [self.inputs(self.space.encode(run.params)[None], run.scale) for run in runs]
-        return torch.cat(rows) if rows else torch.zeros(0, len(self.space) + len(self.axes), dtype=DTYPE)
+        points = self.space.encode_all([run.params for run in runs])
+        logs = [[math.log(run.scale[a] / self.target[a]) for a in self.axes] for run in runs]
+        return torch.from_numpy(np.hstack([points, np.reshape(logs, (len(runs), len(self.axes)))]))
 
     def nearest(self, point: Array, among: Sequence[Proposal]) -> Proposal:
         """Of some runs, the one whose hyperparameters are nearest to a cube point (d,)."""
-        away = np.stack([self.space.encode(run.params) for run in among]) - point
+        away = self.space.encode_all([run.params for run in among]) - point
         return among[int(np.square(away).sum(1).argmin())]
 
     def snapped(self, points: Array) -> Array:

@@ -49,7 +49,7 @@ class Scale(Mapping[str, float]):
         return hash(tuple(self._axes.items()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mapping) and self._axes == dict(other)
+        return isinstance(other, Mapping) and self._axes == (other._axes if isinstance(other, Scale) else dict(other))
 
     def __repr__(self) -> str:
         return f"Scale({', '.join(f'{a}={v:g}' if v > 1e9 else f'{a}={v}' for a, v in self._axes.items())})"

@@ -98,8 +98,9 @@ def _told(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
     study = optuna.create_study(sampler=sampler)
     distributions = {name: distribution(d) for name, d in problem.space.items()}
-    for o, value in zip(observations, tamed(observations), strict=True):
-        params = problem.space.decode(problem.space.encode(o.params))
+    places = problem.space.encode_all([o.params for o in observations])
+    for place, value in zip(places, tamed(observations), strict=True):
+        params = problem.space.decode(place)
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
     for p in pending:
         params = problem.space.decode(problem.space.encode(p.params))

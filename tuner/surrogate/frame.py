@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 DTYPE = torch.float64
+DECADE = 10.0  # median loss over the smallest, beyond which losses are told apart by their logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +75,16 @@ class Frame:
 class Data:
     """Finished runs, in units of the losses' own spread.
 
+    Where positive losses span decades (a squared error that goes to zero), y = ln loss: what matters among the good is
+    then a share of the best, which is nothing beside the spread of all. Otherwise y = loss.
+
     Args:
         inputs: (n, d + a) X.
-        losses: (n,) (loss - centre) / unit; infinite where the run diverged.
-        centre: the smallest loss seen, in loss units.
-        unit: the spread of the losses at one scale, in loss units.
-        spread: the spread of the losses over all scales, in units.
+        losses: (n,) (y - centre) / unit; infinite where the run diverged.
+        centre: y of the smallest loss seen.
+        unit: the spread of y at one scale.
+        spread: the spread of y over all scales, in units.
+        log: whether y = ln loss.
     """
 
     inputs: Tensor
@@ -87,20 +92,38 @@ class Data:
     centre: float
     unit: float
     spread: float
+    log: bool = False
 
     @staticmethod
-    def of(frame: Frame, inputs: Tensor, losses: Tensor) -> Data:
-        """Standardise raw losses (n,), robustly: a single absurd loss moves neither centre nor unit."""
+    def of(frame: Frame, inputs: Tensor, losses: Tensor, settled: int | None = None) -> Data:
+        """Standardise raw losses (n,), robustly: a single absurd loss moves neither centre nor unit.
+
+        Units are those of the first `settled` runs, if one of them has a finite loss: what was learned in them holds.
+        """
         finite = torch.isfinite(losses)
         if not finite.any():
             return Data(inputs, torch.full_like(losses, torch.inf), 0.0, 1.0, 1.0)
+        if settled is not None and finite[:settled].any():
+            finite[settled:] = False
         y, logs = losses[finite], frame.split(inputs[finite])[1]
+        log = bool(y.min() > 0 and y.median() > DECADE * y.min())
+        if log:
+            losses, y = losses.log(), y.log()
         middle = y.median()
         tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
         residual = tame - _level(logs / frame.reach, tame)
         scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
         unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
-        return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit)
+        return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit, log)
+
+    def in_loss_units(self, values: Tensor) -> Tensor:
+        """Losses in units (...) -> losses (...)."""
+        y = self.centre + self.unit * values
+        return y.exp() if self.log else y
+
+    def deviation(self, loss: float, sd: float) -> float:
+        """The standard deviation `sd` in units, of a run whose loss is about `loss`, in loss units."""
+        return self.unit * sd * (loss if self.log else 1.0)
 
 
 def _level(reaches: Tensor, y: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Points:
         """Draws in units (count, c) -> losses in loss units, the compression undone."""
         p = self.fit.processes
         law = p.law(self.inputs)[member]
-        return p.data.centre + p.data.unit * (law + expand(drawn - law, p.value["linear"][member][:, None]))
+        return p.data.in_loss_units(law + expand(drawn - law, p.value["linear"][member][:, None]))
 
 
 @dataclass(frozen=True)
