@@ -47,6 +47,7 @@ DRAWS = 512  # of the optimum's location
 MOST = 362  # runs that are fitted, and a checkpoint
 CHECKPOINTS = 2  # an octave of runs, at which theta is looked for from nothing
 REFITS = 16  # an octave of runs, at which theta is looked for again: at every run up to 23
+ENOUGH = 64  # runs that what is left should at least be planned for
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
@@ -216,16 +217,21 @@ def _in_valley(runs: Moments) -> NDArray[np.bool_]:
 def _batch(
     know: Knowledge, choices: list[Proposal], costs: Array, budget: float, count: int
 ) -> tuple[float, list[Proposal]]:
-    """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them."""
+    """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them.
+
+    However little it costs, a run counts as a small share of what is left: each takes thought, and a search of a
+    thousand of the cheapest is none that anybody waits for.
+    """
+    least = 0.0 if math.isinf(budget) else budget / ENOUGH
     taken: list[int] = []
     rows: list[Array] = []
     rate = 0.0
     while len(taken) < max(count, LOOKAHEAD) and (possible := np.isfinite(costs) & (costs <= budget)).any():
-        best = know.best(np.where(possible, costs, np.inf))
+        best = know.best(np.where(possible, np.maximum(costs, least), np.inf))
         taken, rows, budget = [*taken, best], [*rows, know.shifts[best]], budget - costs[best]
         know = know.given(best)
         if len(taken) in (1, 2, LOOKAHEAD):
-            rate = max(rate, know.joint(np.array(rows)) / costs[taken].sum())
+            rate = max(rate, know.joint(np.array(rows)) / np.maximum(costs[taken], least).sum())
     return rate, [choices[i] for i in taken[:count]]
 
 

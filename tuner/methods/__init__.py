@@ -54,6 +54,7 @@ _HOME: dict[str, tuple[str, dict[str, Any]]] = {
     "transfer": ("transfer:Transfer", {}),
     "optuna-tpe": ("direct:Direct", {"sampler": "tpe"}),
     "optuna-gp": ("direct:Direct", {"sampler": "gp"}),
+    "ax": ("ax:Ax", {}),
     "random": ("direct:Direct", {"sampler": "random"}),
     "copy": ("copy:Copy", {"raw": False}),
     "copy-raw": ("copy:Copy", {"raw": True}),

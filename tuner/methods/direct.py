@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,16 +20,23 @@ from tuner.space import Params, distribution
 from tuner.trial import Observation, Proposal
 
 
-@dataclass(frozen=True)
-class Direct(Method):
-    """Optuna's `sampler` ("tpe", "gp" or "random", with its defaults) at `scale`; None: the target.
+class AtOneScale(Method):
+    """A search at `scale` (None: the target) by whoever answers `ask`; what is best is the best run seen."""
 
-    The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
-    """
-
-    sampler: str
     scale: Scale | None = None
     direct: bool = True
+
+    @abstractmethod
+    def ask(
+        self,
+        problem: Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        count: int,
+    ) -> list[Params]:
+        """The next `count` settings to run, base coordinates."""
 
     def propose(
         self,
@@ -43,12 +51,8 @@ class Direct(Method):
     ) -> list[Proposal]:
         scale = self.scale or problem.target
         left = None if among is None else [run for run in among if run.scale == scale]
-        study = _told(problem, observations, pending, self._sampler(seed, len(observations) + len(pending)))
         chosen: list[Proposal] = []
-        for _ in range(count):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                params = study.ask({name: distribution(d) for name, d in problem.space.items()}).params
+        for params in self.ask(problem, observations, pending, seed=seed, count=count):
             asked = Proposal(params, scale)
             if left is not None:
                 if not left:
@@ -62,15 +66,42 @@ class Direct(Method):
             chosen.append(asked)
         return chosen
 
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        best = best_run(observations)
+        return problem.to_raw(best.params, problem.target)
+
+
+@dataclass(frozen=True)
+class Direct(AtOneScale):
+    """Optuna's `sampler` ("tpe", "gp" or "random", with its defaults).
+
+    The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
+    """
+
+    sampler: str
+    scale: Scale | None = None
+    direct: bool = True
+
+    def ask(
+        self,
+        problem: Problem,
+        observations: Sequence[Observation],
+        pending: Sequence[Proposal],
+        *,
+        seed: int,
+        count: int,
+    ) -> list[Params]:
+        study = _told(problem, observations, pending, self._sampler(seed, len(observations) + len(pending)))
+        asked = {name: distribution(d) for name, d in problem.space.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return [study.ask(asked).params for _ in range(count)]
+
     def _sampler(self, seed: int, number: int) -> BaseSampler:
         state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         makers = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
         sampler: BaseSampler = makers[self.sampler](seed=state)
         return sampler
-
-    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
-        best = best_run(observations)
-        return problem.to_raw(best.params, problem.target)
 
 
 def best_run(observations: Sequence[Observation]) -> Observation:
