@@ -34,7 +34,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             best = min(run.loss for run in replay.truth.runs)
             regret = 100 * (replay.truth.score(rec.params)["smooth_relative_regret"] or np.nan)
-            covered = ["yes" if held else "no" for held in replay.truth.covered(rec.interval).values()]
+            covered = ["yes" if held else "no" for held in replay.truth.told(rec.interval, 0.9)["covered"].values()]
             space = replay.problem.space
             widths = [space[n].encode(high) - space[n].encode(low) for n, (low, high) in rec.interval.items()]
             told = [

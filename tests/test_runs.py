@@ -362,8 +362,18 @@ def test_regret_is_that_of_the_nearest_row_and_replicates_are_averaged(tmp_path)
     assert truth.score({"lr": 8e-2})["regret"] == pytest.approx(1.9)
     assert truth.score({"lr": 8e-4})["relative_regret"] == pytest.approx(0.9 / 1.1)
     assert truth.score({"lr": 1e-2})["smooth_relative_regret"] is None
-    assert truth.covered({"lr": (3.3e-2, 5e-2)}) == {"lr": False}
-    assert truth.covered({"lr": (3e-2, 5e-2)}) == {"lr": True}  # half a grid step, half a decade, from the best row
+    assert truth.told({"lr": (3.3e-2, 5e-2)}, 0.9)["covered"] == {"lr": False}
+    beside = truth.told({"lr": (3e-2, 5e-2)}, 0.9)  # half a grid step, half a decade, from the best row
+    assert beside["covered"] == {"lr": True}
+
+
+def test_the_interval_score_is_the_width_and_twenty_times_the_miss(tmp_path):
+    table = [*rows((32, 64)), (512, 1e-3, 2.0), (512, 1e-2, 1.0), (512, 1e-1, 3.0)]  # the range: three decades
+    truth = Replay.of(read(written(tmp_path, table))).truth
+    held, missed = (truth.told({"lr": ends}, 0.9) for ends in ((5e-3, 5e-2), (1e-1, 1.0)))
+    assert held["interval_score"]["lr"] == pytest.approx(1 / 3)
+    assert missed["interval_score"]["lr"] == pytest.approx(1 / 3 + 20 * 1 / 3)
+    assert missed["width"]["lr"] == pytest.approx(1 / 3)
 
 
 # With live training
@@ -403,8 +413,8 @@ def test_an_interval_that_ends_at_an_integer_s_bound_holds_a_minimiser_beyond_it
     ]  # fmt: skip
     truth = Replay.of(read(written(tmp_path, table, [*COLUMNS, "batch"], more))).truth
     assert truth.smooth is not None
-    assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 8)}) == {"lr": True, "batch": True}
-    assert truth.covered({"lr": (1e-3, 1e-2), "batch": (1, 7)})["batch"] is False
+    assert truth.told({"lr": (1e-3, 1e-2), "batch": (1, 8)}, 0.9)["covered"] == {"lr": True, "batch": True}
+    assert truth.told({"lr": (1e-3, 1e-2), "batch": (1, 7)}, 0.9)["covered"]["batch"] is False
 
 
 def test_the_study_file_of_the_readme_is_one(tmp_path):

@@ -22,12 +22,12 @@ import numpy as np
 
 from tuner.errors import BadInput
 from tuner.execution import WorkerPool, settle_in, start_server
-from tuner.methods import Interval, Method, copies, method
+from tuner.methods import Method, copies, method
 from tuner.opening import open_study
 from tuner.record import DIVERGED, FINISHED, RUNNING
 from tuner.replay import Replay
 from tuner.scale import Scale
-from tuner.space import Params
+from tuner.space import Params, Value
 from tuner.study import Study, check_affords
 from tuner.studyfile import StudyFile
 from tuner.trial import Failure, Result, Trial
@@ -59,7 +59,7 @@ class Search:
     seed: int
     spent: tuple[float, ...]
     steps: tuple[Step, ...]
-    interval: Interval | None
+    interval: Mapping[str, tuple[Value, ...]] | None
     seconds_per_proposal: float
     error: str | None
 
@@ -208,9 +208,9 @@ def _search(
         finished = [s for s, e in zip(spent, study.entries, strict=True) if e.state in (FINISHED, DIVERGED)]
         if not steps or steps[-1].trials < len(finished):
             steps.append(_step(study))
-        known = steps[-1].answer and study.method.interval(study.problem, study.observations, seed=seed)
+        known = steps[-1].answer and study.method.known(study.problem, study.observations, seed=seed, level=0.9)
         thought = statistics.median(study.thought) if study.thought else math.nan
-    return Search(name, proxy, seed, tuple(finished), tuple(steps), known or None, thought, error)
+    return Search(name, proxy, seed, tuple(finished), tuple(steps), known.interval if known else None, thought, error)
 
 
 def _step(study: Study) -> Step:

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LEVEL = 0.9  # of every interval
+LEVEL = 0.9  # of an interval, unless said
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 SCREEN = 64  # space-filling points of a candidate set
 NEAR = 128  # points near where the optimum may be
@@ -98,14 +98,16 @@ def propose(
 
 
 @_one_thread
-def recommend(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> Recommendation:
-    """What is best at the target, from the finished runs.
+def recommend(
+    problem: Problem, observations: Sequence[Observation], *, seed: int = 0, level: float = LEVEL
+) -> Recommendation:
+    """What is best at the target, from the finished runs; where the optimum lies with probability `level`.
 
     Raises:
         BadInput: no run with a finite loss.
     """
     fitted, generator = _known(problem, observations, seed)
-    return _answer(problem, fitted, generator)
+    return _answer(problem, fitted, generator, level)
 
 
 @_one_thread
@@ -249,7 +251,7 @@ def _chosen(problem: Problem, points: Points) -> dict[str, Value]:
     return problem.space.decode(problem.frame.split(points.inputs)[0][int(points.mean.argmin())].numpy())
 
 
-def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recommendation:
+def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: float) -> Recommendation:
     with torch.no_grad():
         points = _answers(problem, fitted, generator)
         best = int(points.mean.argmin())
@@ -260,7 +262,7 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recomm
     params, loss = _chosen(problem, points), float(losses[:, best].mean())
     return Recommendation(
         params=problem.to_raw(params, problem.target),
-        interval=_interval(problem, params, where),
+        interval=_interval(problem, params, where, level),
         loss=loss,
         loss_sd=float(losses[:, best].std()),
         expected_regret=float((losses[:, best] - losses.gather(1, drawn.argmin(1)[:, None])[:, 0]).mean().clamp(min=0)),
@@ -271,14 +273,14 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator) -> Recomm
     )
 
 
-def _interval(problem: Problem, params: Params, where: Array) -> dict[str, tuple[Value, ...]]:
-    """Central 90 % of the draws of the optimum's location (draws, d), raw at the target; contains `params`."""
+def _interval(problem: Problem, params: Params, where: Array, level: float) -> dict[str, tuple[Value, ...]]:
+    """The central `level` of the draws of the optimum's location (draws, d), raw at the target; contains `params`."""
     interval: dict[str, tuple[Value, ...]] = {}
     for j, (name, dimension) in enumerate(problem.space.items()):
         if isinstance(dimension, Categorical):
-            interval[name] = _likely([dimension.decode(float(u)) for u in where[:, j]], params[name])
+            interval[name] = _likely([dimension.decode(float(u)) for u in where[:, j]], params[name], level)
             continue
-        ends = [dimension.decode(float(u)) for u in np.quantile(where[:, j], TAILS)]
+        ends = [dimension.decode(float(u)) for u in np.quantile(where[:, j], [(1 - level) / 2, (1 + level) / 2])]
         widened = sorted([*ends, float(params[name])])
         interval[name] = tuple(
             problem.parametrization.to_raw(problem.space, {name: end}, problem.target, problem.base)[name]
@@ -287,12 +289,12 @@ def _interval(problem: Problem, params: Params, where: Array) -> dict[str, tuple
     return interval
 
 
-def _likely(drawn: list[Value], chosen: Value) -> tuple[Value, ...]:
-    """The fewest choices that hold 90 % of the draws, most likely first, and the recommended one."""
+def _likely(drawn: list[Value], chosen: Value, level: float) -> tuple[Value, ...]:
+    """The fewest choices that hold a share `level` of the draws, most likely first, and the recommended one."""
     counts = sorted(((drawn.count(v), repr(v), v) for v in {*drawn, chosen}), reverse=True)
     kept, held = [], 0
     for count, _, value in counts:
-        if held < LEVEL * len(drawn):
+        if held < level * len(drawn):
             kept.append(value)
         held += count
     return tuple(kept if chosen in kept else [*kept, chosen])

@@ -121,26 +121,45 @@ class Truth:
             "smooth_relative_regret": self.smooth.regret(point) / abs(self.smooth.value) if self.smooth else None,
         }
 
-    def covered(self, interval: Mapping[str, Sequence[Value]]) -> dict[str, bool]:
-        """Whether each interval holds the quadratic's minimiser, or else touches half a grid step around the best row.
+    @cached_property
+    def _optimum(self) -> tuple[Array, Array]:
+        """Where the quadratic's minimiser is, or else the best row, and how near is there: half a step of the grid.
 
-        A minimiser outside the space counts as its edge.
+        (d,) each. A minimiser outside the space counts as its edge.
         """
-        best = int(self._losses.argmin())
+        if self.smooth is not None:
+            numeric = (d for d in self.space.values() if not isinstance(d, Categorical))  # all are
+            edges = np.array([d.encode_all([d.low, d.high]) for d in numeric])
+            return self.smooth.at.clip(*edges.T), np.full(len(self.space), 1e-9)
+        steps = [np.diff(np.unique(column.round(9))) for column in self._points.T]
+        return self._points[self._losses.argmin()], np.array([0.5 * np.median(s) if len(s) else 0.0 for s in steps])
+
+    def missed(self, interval: Mapping[str, Sequence[Value]]) -> dict[str, float]:
+        """How far the optimum lies outside of each interval, in cube lengths; 0 or 1 of a category."""
         told = {}
-        for j, (name, dimension) in enumerate(self.space.items()):
+        for (name, dimension), at, near in zip(self.space.items(), *self._optimum, strict=True):
             if isinstance(dimension, Categorical):
-                told[name] = self.runs[best].params[name] in interval[name]
+                told[name] = float(dimension.decode(at) not in interval[name])
                 continue
             low, high = (dimension.encode(end) for end in interval[name])
-            if self.smooth is not None:
-                edges = dimension.encode(dimension.low), dimension.encode(dimension.high)
-                told[name] = bool(low - 1e-9 <= np.clip(self.smooth.at[j], *edges) <= high + 1e-9)
-            else:
-                steps = np.diff(np.unique(self._points[:, j].round(9)))
-                half = 0.5 * float(np.median(steps)) if len(steps) else 0.0
-                told[name] = bool(low - half <= self._points[best, j] <= high + half)
+            away = float(max(low - at, at - high))
+            told[name] = max(away, 0.0) if away > near else 0.0
         return told
+
+    def told(self, interval: Mapping[str, Sequence[Value]], level: float) -> dict[str, dict[str, Any]]:
+        """Of each interval: whether it covers the optimum; of a number its width, and the interval score.
+
+        Score: width + 2 / (1 - level) times how far the optimum lies outside (Gneiting and Raftery 2007, eq. 43), both
+        in cube lengths.
+        """
+        missed = self.missed(interval)
+        ends = {n: d.encode_all(interval[n]) for n, d in self.space.items() if not isinstance(d, Categorical)}
+        width = {name: float(high - low) for name, (low, high) in ends.items()}
+        return {
+            "covered": {name: away == 0 for name, away in missed.items()},
+            "width": width,
+            "interval_score": {name: wide + 2 / (1 - level) * missed[name] for name, wide in width.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -188,13 +207,16 @@ class Replay:
             run = next(row for row in rows if row.proposal is chosen[0]).left.pop(0)
             spent += run.cost
             seen.append(Observation(chosen[0].params, run.scale, run.loss, run.cost))
-        interval = answer and method.interval(problem, seen, seed=seed)
+        known = method.known(problem, seen, seed=seed, level=0.9) if answer else None
+        half = method.known(problem, seen, seed=seed, level=0.5) if answer else None
         return {
             "seed": seed,
             "trace": trace,
             "recommendation": answer and dict(answer),
-            "interval": {name: list(ends) for name, ends in (interval or {}).items()},
-            "covered": self.truth.covered(interval) if interval else {},
+            "interval": {name: list(ends) for name, ends in known.interval.items()} if known else {},
+            **(self.truth.told(known.interval, 0.9) if known else {"covered": {}}),
+            "covered_half": self.truth.told(half.interval, 0.5)["covered"] if half else {},
+            "predicted_regret": known.expected_regret if known else None,
             "seconds_per_proposal": statistics.median(thought) if thought else None,
         }
 

@@ -7,16 +7,14 @@ every run they make.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from tuner.errors import BadInput
 from tuner.problem import Problem
-from tuner.space import Params, Value, suggestion
-from tuner.trial import Observation, Proposal
-
-Interval = Mapping[str, tuple[Value, ...]]
+from tuner.space import Params, suggestion
+from tuner.trial import Observation, Proposal, Recommendation
 
 
 class Method(ABC):
@@ -45,8 +43,10 @@ class Method(ABC):
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         """What the method would train with, raw at the target. Raises BadInput while every run diverged."""
 
-    def interval(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Interval | None:
-        """90 % intervals of what is recommended; None of a method that knows none."""
+    def known(
+        self, problem: Problem, observations: Sequence[Observation], *, seed: int, level: float
+    ) -> Recommendation | None:
+        """The recommendation with all that is known of it, intervals at `level`; None where nothing more is."""
         return None
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner import engine
-from tuner.methods import Interval, Method
+from tuner.methods import Method
 from tuner.problem import Problem
 from tuner.space import Params
-from tuner.trial import Observation, Proposal
+from tuner.trial import Observation, Proposal, Recommendation
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,7 @@ class Transfer(Method):
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         return engine.best(problem, observations, seed=seed)
 
-    def interval(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Interval | None:
-        return engine.recommend(problem, observations, seed=seed).interval
+    def known(
+        self, problem: Problem, observations: Sequence[Observation], *, seed: int, level: float
+    ) -> Recommendation | None:
+        return engine.recommend(problem, observations, seed=seed, level=level)
