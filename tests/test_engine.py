@@ -12,6 +12,7 @@ import torch
 import tuner
 from objectives.ridge import RandomFeatures
 from tuner import engine
+from tuner.acquisition import Knowledge
 from tuner.methods import _HOME, copies, method
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
@@ -81,6 +82,25 @@ def test_another_machines_last_digits_move_the_answer_within_its_interval(runs):
     for name in ("lr", "batch_size"):
         low, high = here.interval[name]
         assert low <= there.params[name] <= high
+
+
+def test_theta_is_climbed_to_at_marks_that_are_every_run_at_first():
+    marks = [engine._mark(count, engine.REFITS) for count in range(1, 400)]
+    assert marks[:23] == list(range(1, 24))
+    assert all(0 <= count - mark <= count / 22 for count, mark in enumerate(marks, 1))
+    checkpoints = {engine._mark(count, engine.CHECKPOINTS) for count in range(4, 400)}
+    assert checkpoints == {4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362}
+    assert checkpoints <= set(marks)  # so that a climb from nothing is one that is made
+    assert engine.MOST in checkpoints
+
+
+def test_where_the_budget_is_ample_the_cheapest_runs_do_not_swallow_the_search():
+    """Runs that teach alike and cost a thousandth count alike when hundreds of them are affordable."""
+    know = Knowledge(np.zeros(2), np.array([[1.0, 0.9], [0.0, 0.0]]), np.eye(2), np.full(2, 0.1))
+    choices = [Proposal({}, PROXIES[0]), Proposal({}, PROXIES[1])]
+    costs = np.array([1.0, 1e-3])
+    assert engine._batch(know, choices, costs, math.inf, 1)[1] == [choices[1]]
+    assert engine._batch(know, choices, costs, 64.0, 1)[1] == [choices[0]]
 
 
 def test_the_number_of_threads_changes_nothing(runs):
@@ -219,9 +239,31 @@ def test_ridge_optimum_is_in_the_interval():
     assert np.median(regrets) < objective.risk(astray, 512) - least
 
 
+def test_an_answer_where_no_run_is_says_so():
+    """A star: each hyperparameter varied alone around a corner of the space, and the loss falls towards the other."""
+    space = tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-1, log=True), "decay": tuner.Float(1e-4, 1e-1, log=True)})
+    asked = problem(space)
+    star = [(x, 0.0) for x in (0.0, 0.1, 0.2, 0.3)] + [(0.0, x) for x in (0.1, 0.2, 0.3)]
+    runs = [
+        Observation(space.decode(u), scale, 3 + scale["width"] ** -0.5 - sum(u) + sum(u) ** 2 / 3.2, 1.0)
+        for u in star
+        for scale in PROXIES
+    ]
+    (_, said) = engine.recommend(asked, runs).reasons
+    assert said.startswith("no run was made near the answer")
+    everywhere = [
+        Observation(space.decode((x, y)), PROXIES[0], 3 + (x - 0.6) ** 2 + (y - 0.6) ** 2, 1.0)
+        for x in (0.1, 0.5, 0.9)
+        for y in (0.1, 0.5, 0.9)
+    ]
+    assert len(engine.recommend(asked, everywhere).reasons) == 1
+
+
 @pytest.mark.parametrize("name", list(_HOME))
 def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
     """Also where base values of integers are fractions, because the tuner rescales them."""
+    if name == "ax":
+        pytest.importorskip("ax", reason="no ax-platform: install the extra ax")
     asked = problem(rule=preset("mup-adamw", {"batch_size": {"width": 0.5}}))
     made = method(name, scale=PROXIES[0]) if copies(name) else method(name)
     at = [TARGET] if made.direct else list(PROXIES)

@@ -248,6 +248,33 @@ def grid_minimum(fit):
     return x[mean.argmin()], mean
 
 
+def test_losses_that_span_decades_are_told_apart_by_their_logarithm():
+    """A squared error from 1 to 1e-4: a factor is a factor at either end, and the way back is the exponential."""
+    x = torch.rand(30, 2, dtype=DTYPE)
+    losses = 10 ** -torch.linspace(0, 4, 30, dtype=DTYPE)
+    data = Data.of(frame((0,)), x, losses)
+    assert data.log
+    torch.testing.assert_close(data.in_loss_units(data.losses), losses)
+    steps = data.losses.diff()
+    torch.testing.assert_close(steps, steps[:1].expand(29))
+    assert data.deviation(1e-4, 0.1) == pytest.approx(1e-4 * 0.1 * data.unit)
+    assert not Data.of(frame((0,)), x, losses + 1).log
+    assert not Data.of(frame((0,)), x, losses - 0.5).log
+
+
+def test_what_comes_after_a_fit_is_told_in_the_fit_s_units():
+    x = torch.rand(12, 2, dtype=DTYPE)
+    losses = torch.linspace(1, 2, 12, dtype=DTYPE)
+    losses[10:] = torch.tensor([0.5, torch.inf])
+    before, after = Data.of(frame((0,)), x[:10], losses[:10]), Data.of(frame((0,)), x, losses, settled=10)
+    assert (after.centre, after.unit, after.spread) == (before.centre, before.unit, before.spread)
+    torch.testing.assert_close(after.losses[:10], before.losses)
+    assert after.losses[10] < 0
+    assert torch.isinf(after.losses[11])
+    blind = Data.of(frame((0,)), x, torch.cat([torch.full((10,), torch.inf, dtype=DTYPE), losses[:2]]), settled=10)
+    assert blind.centre == losses[0]  # no unit before the first loss
+
+
 def test_diverged_runs_neither_wreck_the_fit_nor_are_thrown_away():
     def cliff(x, y):
         return torch.where(x[:, 0] > 0.7, torch.inf, y)

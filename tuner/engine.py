@@ -28,8 +28,9 @@ from tuner.scale import Scale
 from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit, Gaussian, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
+from tuner.surrogate.mean import undrifted
 from tuner.surrogate.optimum import Moments, Points
-from tuner.trial import Observation, Proposal, Recommendation
+from tuner.trial import NOT_JUDGED, Observation, Proposal, Recommendation
 
 Array = NDArray[np.float64]
 P = ParamSpec("P")
@@ -48,6 +49,7 @@ MOST = 362  # runs that are fitted, and a checkpoint
 CHECKPOINTS = 2  # an octave of runs, at which theta is looked for from nothing
 REFITS = 16  # an octave of runs, at which theta is looked for again: at every run up to 23
 ENOUGH = 64  # runs that what is left should at least be planned for
+BEYOND = 0.3  # root mean square over hyperparameters, cube lengths: an answer that far from every run is a guess
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
@@ -270,7 +272,25 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: fl
         drift={
             name: {axis: drift[axis][name] for axis in problem.axes if name in drift[axis]} for name in problem.space
         },
+        reasons=(*NOT_JUDGED, *_beyond_the_runs(problem, fitted, points.inputs[best])),
     )
+
+
+def _beyond_the_runs(problem: Problem, fitted: Fit, answer: Tensor) -> Iterator[str]:
+    """That no run with a finite loss lies near an answer (d + a,), the drift taken out."""
+    middle, data = fitted.middle, fitted.processes.data
+    runs = data.inputs[torch.isfinite(data.losses)]
+    away = undrifted(problem.frame, middle.value["drift"], torch.cat([answer[None], runs]))[0]
+    away = (away[1:] - away[0])[:, problem.frame.numeric]
+    if not away.shape[1]:
+        return
+    nearest = away[away.square().mean(1).argmin()].abs()
+    if float(nearest.square().mean().sqrt()) > BEYOND:
+        names = [name for name, numeric in zip(problem.space, problem.frame.numeric, strict=True) if numeric]
+        yield (
+            f"no run was made near the answer: the nearest is {float(nearest.max()):.2f} of the range away in "
+            f"{names[int(nearest.argmax())]}, the drift taken out; run a proxy there before you trust it"
+        )
 
 
 def _interval(problem: Problem, params: Params, where: Array, level: float) -> dict[str, tuple[Value, ...]]:

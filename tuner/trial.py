@@ -82,6 +82,9 @@ class Proposal:
     scale: Scale
 
 
+NOT_JUDGED = ("whether transfer holds here was not judged; a run at the target is the check",)
+
+
 @dataclass(frozen=True)
 class Recommendation:
     """The answer at the target scale; hyperparameters are raw there.
@@ -107,7 +110,7 @@ class Recommendation:
     noise: float
     drift: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     verdict: str = "undetermined"
-    reasons: tuple[str, ...] = ("whether transfer holds here was not judged; a run at the target is the check",)
+    reasons: tuple[str, ...] = NOT_JUDGED
 
     def as_json(self) -> dict[str, Any]:
         """The fields of the `--json` contract."""
