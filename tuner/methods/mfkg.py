@@ -2,7 +2,8 @@
 
 SingleTaskMultiFidelityGP (Wu et al. 2019, arXiv 1903.04703) on hyperparameters in the unit cube and the logarithm of
 every axis of scale in [0, 1], 1 at the target; qMultiFidelityKnowledgeGradient per unit of cost, optimised one-shot.
-Hyperparameters are raw: it knows no parametrization. The proposal is the run that can be made nearest to what it asks.
+Hyperparameters are raw: it knows no parametrization. The proposal is the run that can be made nearest to what it asks;
+where BoTorch's own fit or algebra breaks down, a random one, and the answer is then the best run at the largest scale.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from botorch.exceptions.errors import ModelFittingError
+from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
 from tuner.methods import Method
@@ -22,6 +25,7 @@ from tuner.space import Params
 from tuner.trial import Observation, Proposal
 
 FANTASIES, RESTARTS, SAMPLES = 16, 4, 64
+BREAKDOWN = (ModelFittingError, NanError, NotPSDError)
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,11 @@ class KnowledgeGradient(Method):
         among: Sequence[Proposal] | None = None,
     ) -> list[Proposal]:
         number = len(observations) + len(pending)
-        if number < 2 * (len(problem.space) + 1) or all(run.diverged for run in observations):
-            first = Direct("random", problem.cheapest)
-            return first.propose(problem, observations, pending, seed=seed, budget=budget, count=1, among=among)
-        asked = self._asked(problem, observations, seed)
+        first = number < 2 * (len(problem.space) + 1) or all(run.diverged for run in observations)
+        asked = None if first else self._asked(problem, observations, seed)
+        if asked is None:
+            drawn = Direct("random", problem.cheapest)
+            return drawn.propose(problem, observations, pending, seed=seed, budget=budget, count=1, among=among)
         d = len(problem.space)
         if among is None:
             raw = problem.to_raw(problem.space.decode(asked[:d].tolist()), problem.target)
@@ -56,8 +61,14 @@ class KnowledgeGradient(Method):
         away = (_places(problem, options) - asked).square().sum(-1)
         return [options[int(away.argmin())]]
 
-    def _asked(self, problem: Problem, observations: Sequence[Observation], seed: int) -> Tensor:
-        """The point that its acquisition likes best, (d + a,)."""
+    def _asked(self, problem: Problem, observations: Sequence[Observation], seed: int) -> Tensor | None:
+        """The point that its acquisition likes best, (d + a,); None where it breaks down."""
+        try:
+            return self._liked(problem, observations, seed)
+        except BREAKDOWN:
+            return None
+
+    def _liked(self, problem: Problem, observations: Sequence[Observation], seed: int) -> Tensor:
         from botorch.acquisition.cost_aware import InverseCostWeightedUtility
         from botorch.acquisition.knowledge_gradient import qMultiFidelityKnowledgeGradient
         from botorch.acquisition.utils import project_to_target_fidelity
@@ -89,7 +100,12 @@ class KnowledgeGradient(Method):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
-            at, _ = self._best(problem, self._model(problem, observations))
+            try:
+                at, _ = self._best(problem, self._model(problem, observations))
+            except BREAKDOWN:
+                largest = max(observations, key=lambda run: problem.cost(problem.space.middle, run.scale)).scale
+                there = [run for run in observations if run.scale == largest and not run.diverged]
+                return problem.to_raw(best_run(there or observations).params, problem.target)
         return problem.to_raw(problem.space.decode(at.tolist()), problem.target)
 
     @staticmethod

@@ -1,0 +1,151 @@
+"""What `benchmarks.recorded --output` measured: all methods on all problems, and calibration.
+
+    python -m benchmarks.summary results/llm.json results/gpt2.json ... --figure benchmarks/figures/calibration.svg
+
+Regrets are in percent of the best loss, by the quadratic where the problem has one, else by the nearest row: median
+(quartiles) over seeds. "Behind" names a rival whose median is below that of `transfer` by more than the spread: the
+interquartile ranges of the two, in quadrature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+Entries = Sequence[Mapping[str, Any]]
+Results = Mapping[str, Mapping[str, Entries]]  # problem -> method -> a search a seed
+TAIL = 1e-5  # relative regrets below are drawn there
+
+
+def merged(paths: Sequence[Path]) -> dict[str, dict[str, Entries]]:
+    told: dict[str, dict[str, Entries]] = {}
+    for path in paths:
+        for problem, methods in json.loads(path.read_text()).items():
+            told.setdefault(problem, {}).update({name: method["seeds"] for name, method in methods.items()})
+    return told
+
+
+def regrets(entries: Entries) -> np.ndarray:
+    """Final relative regrets, percent; infinite where there is no answer."""
+    last = [entry["trace"][-1] for entry in entries]
+    key = (
+        "relative_regret" if any(line["smooth_relative_regret"] is None for line in last) else "smooth_relative_regret"
+    )
+    return np.array([math.inf if line[key] is None else 100 * line[key] for line in last])
+
+
+def middle(entries: Entries) -> tuple[float, float, float]:
+    low, median, high = np.quantile(regrets(entries), [0.25, 0.5, 0.75], method="nearest")
+    return median, low, high
+
+
+def field_table(results: Results) -> Iterator[str]:
+    names = list(dict.fromkeys(name for methods in results.values() for name in methods))
+    yield f"| problem | {' | '.join(names)} | behind |"
+    yield f"|---|{'---|' * (len(names) + 1)}"
+    for problem, methods in results.items():
+        cells = [cell(methods[name]) if name in methods else "" for name in names]
+        yield f"| {problem} | {' | '.join(cells)} | {', '.join(behind(methods))} |"
+
+
+def cell(entries: Entries) -> str:
+    median, low, high = middle(entries)
+    return f"{median:.3g} ({low:.3g} .. {high:.3g})"
+
+
+def behind(methods: Mapping[str, Entries]) -> Iterator[str]:
+    ours, low, high = middle(methods["transfer"])
+    for name, entries in methods.items():
+        theirs, below, above = middle(entries)
+        if ours - theirs > math.hypot(high - low, above - below):
+            yield name
+
+
+def calibration_table(results: Results) -> Iterator[str]:
+    yield "| problem | searches | 50 % covered | 90 % covered | width | score | predicted regret % | realised |"
+    yield "|---|---|---|---|---|---|---|---|"
+    everything: list[Mapping[str, Any]] = []
+    for problem, methods in results.items():
+        known = [entry for entry in methods["transfer"] if entry["covered"]]
+        everything += known
+        yield line(problem, known)
+    yield line("all", everything)
+
+
+def line(problem: str, entries: Entries) -> str:
+    half, most = (share(entries, key) for key in ("covered_half", "covered"))
+    width, score = (np.concatenate([list(e[key].values()) for e in entries]) for key in ("width", "interval_score"))
+    pairs = np.array([pair for entry in entries if (pair := predicted_and_realised(entry))])
+    medians = [f"{100 * m:.3g}" for m in np.median(pairs, 0)] if len(pairs) else ["", ""]
+    told = [
+        problem,
+        f"{len(entries)}",
+        f"{half:.2f}",
+        f"{most:.2f}",
+        f"{np.median(width):.2f}",
+        f"{np.mean(score):.2f}",
+    ]
+    return f"| {' | '.join([*told, *medians])} |"
+
+
+def share(entries: Entries, key: str) -> float:
+    return float(np.mean([held for entry in entries for held in entry[key].values()]))
+
+
+def predicted_and_realised(entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Relative regrets. The best loss is that of any answer that was not it."""
+    scored = [row for row in entry["trace"] if row["regret"]]
+    if not scored or entry["predicted_regret"] is None:
+        return None
+    best = scored[-1]["regret"] / scored[-1]["relative_regret"]
+    last = entry["trace"][-1]
+    smooth = last["smooth_relative_regret"]
+    return entry["predicted_regret"] / best, last["relative_regret"] if smooth is None else smooth
+
+
+def figure(results: Results, path: Path) -> None:
+    """Coverage of each problem at 50 and 90 %, and predicted against realised regret."""
+    shown, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
+    colours = plt.get_cmap("tab20")
+    for k, (problem, methods) in enumerate(results.items()):
+        known = [entry for entry in methods["transfer"] if entry["covered"]]
+        held = [share(known, "covered_half"), share(known, "covered")]
+        left.plot([0.5, 0.9], held, "o-", color=colours(k % 20), alpha=0.7, label=problem)
+        pairs = np.array([pair for entry in known if (pair := predicted_and_realised(entry))])
+        if len(pairs):
+            right.loglog(*np.maximum(pairs, TAIL).T, "o", color=colours(k % 20), alpha=0.6, ms=4)
+    left.plot([0.4, 1], [0.4, 1], color="grey", lw=1, ls="--")
+    left.set(
+        xlabel="stated probability", ylabel="share of intervals that hold the optimum", xlim=(0.4, 1), ylim=(0, 1.03)
+    )
+    left.set_xticks([0.5, 0.9])
+    right.axline((1e-3, 1e-3), slope=1, color="grey", lw=1, ls="--")
+    right.set(xlabel="predicted relative regret", ylabel="realised")
+    shown.legend(loc="outside right center", fontsize=7)
+    shown.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--figure", type=Path)
+    chosen = parser.parse_args()
+    results = merged(chosen.results)
+    print("\n".join(field_table(results)), end="\n\n")
+    print("\n".join(calibration_table(results)))
+    if chosen.figure:
+        figure(results, chosen.figure)
+
+
+if __name__ == "__main__":
+    main()
