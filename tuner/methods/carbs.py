@@ -33,7 +33,7 @@ from tuner.trial import Observation, Proposal
 
 Array = NDArray[np.float64]
 FIRST = 4  # runs around the middle of the space, at the cheapest scale
-RADIUS = 0.3  # of a perturbation, in nats
+RADIUS = 0.3  # of a perturbation, in nats, where any value can be had
 REPEAT = 5  # every fifth run is of a member of the front
 CANDIDATES = 100  # a dimension
 
@@ -57,15 +57,18 @@ class Carbs(Method):
     ) -> list[Proposal]:
         number = len(observations) + len(pending)
         rng = np.random.default_rng([seed, number])
-        seen = _Front(problem, observations)
+        seen = _Front(problem, observations, among)
         if number < FIRST or len(seen.finite) < 2:
-            asked = seen.middle + RADIUS * rng.standard_normal((1, len(seen.middle))) * seen.free
+            asked = seen.middle + seen.radius * rng.standard_normal((1, len(seen.middle))) * seen.free
         elif number % REPEAT == 0:
             asked = seen.points[[min(seen.front, key=lambda i: seen.replicates[i])]]
         else:
             asked = seen.candidates(rng)
         possible = seen.made(asked) if among is None else among
         options = [run for run in possible if problem.cost(run.params, run.scale) <= SLACK * budget]
+        if number % REPEAT:
+            made = {(run.scale, *run.params.items()) for run in observations}
+            options = [run for run in options if (run.scale, *run.params.items()) not in made] or options
         if options and among is not None:
             options = seen.nearest(asked, options)
         if len(options) < 2:
@@ -89,7 +92,9 @@ class Carbs(Method):
 class _Front:
     """The record as CARBS sees it: points (n, d + a) in nats, and which of them are on the front."""
 
-    def __init__(self, problem: Problem, observations: Sequence[Observation]) -> None:
+    def __init__(
+        self, problem: Problem, observations: Sequence[Observation], among: Sequence[Proposal] | None = None
+    ) -> None:
         self.problem = problem
         self.nats = np.array([problem.nats(name) for name in problem.space] + [1.0] * len(problem.axes))
         self.finite = [run for run in observations if not run.diverged]
@@ -97,10 +102,16 @@ class _Front:
         self.log_costs = np.log([run.cost for run in observations])
         self.points = self._placed(observations)
         self.middle = self._placed([Proposal(problem.space.middle, problem.cheapest)])[0]
+        self.radius = RADIUS * np.ones(len(self.middle)) if among is None else self._reach(among)
         self.free = np.array([1.0] * len(problem.space) + [0.0] * len(problem.axes))  # first runs keep to that scale
 
     def _placed(self, runs: Sequence[Observation] | Sequence[Proposal]) -> Array:
         return self.problem.located(runs).numpy() * self.nats
+
+    def _reach(self, among: Sequence[Proposal]) -> Array:
+        """Of a perturbation where only some runs can be made: at least half a step between their values."""
+        steps = [np.diff(np.unique(column.round(9))) for column in self._placed(among).T]
+        return np.array([max(RADIUS, 0.5 * float(np.median(step))) if len(step) else RADIUS for step in steps])
 
     @property
     def front(self) -> list[int]:
@@ -120,7 +131,7 @@ class _Front:
     def candidates(self, rng: np.random.Generator) -> Array:
         members = self.points[self.front]
         chosen = members[rng.integers(len(members), size=CANDIDATES * members.shape[1])]
-        return chosen + RADIUS * rng.standard_normal(chosen.shape)
+        return chosen + self.radius * rng.standard_normal(chosen.shape)
 
     def made(self, asked: Array) -> list[Proposal]:
         """Runs of the space, each at the proxy whose axes are nearest."""
@@ -155,6 +166,6 @@ class _Front:
         mean, sd = model.predict(places, return_std=True)
         z = (mean - baseline) / np.maximum(sd, 1e-9)
         improvement = sd * (z * norm.cdf(z) + norm.pdf(z))
-        away = np.square((places[:, None] - self.points[front]) / RADIUS).sum(-1).min(1)
+        away = np.square((places[:, None] - self.points[front]) / self.radius).sum(-1).min(1)
         worth: Array = np.maximum(improvement, 1e-12) * np.exp(-0.5 * away)
         return worth

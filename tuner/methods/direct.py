@@ -73,7 +73,8 @@ class AtOneScale(Method):
 
 @dataclass(frozen=True)
 class Direct(AtOneScale):
-    """Optuna's `sampler` ("tpe", "gp" or "random", with its defaults).
+    """Optuna's `sampler`: "tpe", "gp" or "random", with its defaults but for the random runs that the GP begins with:
+    as many as ours (2 more than hyperparameters) instead of 10, which few can afford at the target.
 
     The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
     """
@@ -91,17 +92,18 @@ class Direct(AtOneScale):
         seed: int,
         count: int,
     ) -> list[Params]:
-        study = _told(problem, observations, pending, self._sampler(seed, len(observations) + len(pending)))
+        number = len(observations) + len(pending)
+        study = _told(problem, observations, pending, self._sampler(len(problem.space), seed, number))
         asked = {name: distribution(d) for name, d in problem.space.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return [study.ask(asked).params for _ in range(count)]
 
-    def _sampler(self, seed: int, number: int) -> BaseSampler:
+    def _sampler(self, dimensions: int, seed: int, number: int) -> BaseSampler:
         state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        makers = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}
-        sampler: BaseSampler = makers[self.sampler](seed=state)
-        return sampler
+        if self.sampler == "gp":
+            return GPSampler(seed=state, n_startup_trials=dimensions + 2)
+        return TPESampler(seed=state) if self.sampler == "tpe" else RandomSampler(seed=state)
 
 
 def best_run(observations: Sequence[Observation]) -> Observation:
