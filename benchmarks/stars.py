@@ -31,7 +31,7 @@ name = "{optimizer}"
 [runs]
 path = "{tables}/optimizer_sweeps.csv"
 cost = "flops"
-diverged = "diverged == 'True' or loss > 7"
+diverged = "diverged"
 where = "optimizer == '{optimizer}' and chinchilla == 1{where}"
 [space]
 {space}

@@ -67,7 +67,8 @@ def behind(methods: Mapping[str, Entries]) -> Iterator[str]:
     ours, low, high = middle(methods["transfer"])
     for name, entries in methods.items():
         theirs, below, above = middle(entries)
-        if ours - theirs > math.hypot(high - low, above - below):
+        spread = math.hypot(high - low, above - below) if math.isfinite(high) else 0.0
+        if theirs < ours - spread:
             yield name
 
 

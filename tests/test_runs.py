@@ -376,6 +376,53 @@ def test_the_interval_score_is_the_width_and_twenty_times_the_miss(tmp_path):
     assert missed["width"]["lr"] == pytest.approx(1 / 3)
 
 
+def test_scales_within_a_percent_are_one_named_or_not(tmp_path):
+    table = [(w * (1 + 0.003 * (i % 3)), lr, loss) for w in (32, 64, 512) for i, (_, lr, loss) in enumerate(rows((w,)))]
+    found = Replay.of(read(written(tmp_path, table)))
+    assert len(found.table.scales) == 3
+
+
+def test_a_flag_is_a_truth_value_however_it_is_written(tmp_path):
+    def diverged(cells, flag):
+        table = [(*row, cell) for row, cell in zip(rows((32,)), cells * 7, strict=False)]
+        path = written(tmp_path, table, [*COLUMNS, "failed"])
+        path.write_text(path.read_text().replace("[space]", f'diverged = "{flag}"\n[space]'))
+        return sum(math.isinf(run.loss) for run in recorded_table(read(path)).runs)
+
+    count = diverged(["True", "False"], "failed")
+    assert count > 0
+    assert diverged(["True", "False"], "failed == 'True'") == count
+    assert diverged(["1", "0"], "failed") == count
+    assert diverged(["1", "0"], "failed == '1'") == count
+    with pytest.raises(ValueError, match="must be true or false"):
+        diverged(["yes", "no"], "failed")
+
+
+def test_a_cost_that_cannot_be_computed_is_refused_not_dropped(tmp_path):
+    path = written(tmp_path, rows((32, 64)))
+    text = path.read_text()
+    cost = next(line for line in text.splitlines() if line.startswith("cost"))
+    path.write_text(text.replace(cost, 'cost = "width ** 200"'))
+    assert "finite number above zero" in refused(path)
+
+
+def test_choices_that_differ_in_case_are_two(tmp_path):
+    table = [(*row, "aA"[i % 2]) for i, row in enumerate(rows((32, 64, 512)))]
+    path = written(tmp_path, table, [*COLUMNS, "kind"], 'kind = { choices = ["a", "A"] }')
+    assert {run.params["kind"] for run in recorded_table(read(path)).runs} == {"a", "A"}
+
+
+def test_a_replay_pays_for_replicates_what_each_of_them_costs(tmp_path):
+    """A budget is not overspent where replicates of a setting differ in cost."""
+    table = [(w, lr, loss, c) for w, lr, loss in rows((32, 512)) for c in ((1, 6, 1) if w == 32 else (10,))]
+    path = written(tmp_path, table, [*COLUMNS, "price"])
+    text = path.read_text()
+    cost = next(line for line in text.splitlines() if line.startswith("cost"))
+    path.write_text(text.replace(cost, 'cost = "price"'))
+    spent = Replay.of(read(path)).run(method("copy-smallest"), 0, 1.5)["trace"][-1]["target_runs"]
+    assert 0 < spent <= 1.5
+
+
 # With live training
 
 
@@ -428,3 +475,9 @@ def test_the_study_file_of_the_readme_is_one(tmp_path):
         )
     with pytest.raises(ValueError, match="batch_size: a hyperparameter must vary"):
         recorded_table(file)
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_search(tmp_path):
+    done = called("compare", written(tmp_path), "--methods", "random", "-o", tmp_path / "nowhere" / "page.html")
+    assert done.exit_code == 2
+    assert "cannot be written" in done.stderr

@@ -245,6 +245,8 @@ def compare(
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
     if file.objective is None:
+        if output is not None and not os.access(os.path.dirname(os.path.abspath(output)), os.W_OK):
+            raise BadInput(f"compare: {output!r} cannot be written: no such folder to write in; choose another path")
         table = Replay.of(file)
         with bar("replaying") as shown:
             compared = compare_recorded(table, names, numbers, budget, direct, workers, shown)

@@ -49,6 +49,7 @@ MOST = 362  # runs that are fitted, and a checkpoint
 CHECKPOINTS = 2  # an octave of runs, at which theta is looked for from nothing
 REFITS = 16  # an octave of runs, at which theta is looked for again: at every run up to 23
 ENOUGH = 64  # runs that what is left should at least be planned for
+SINCE = 64  # runs beyond the last climb, at most
 BEYOND = 0.3  # root mean square over hyperparameters, cube lengths: an answer that far from every run is a guess
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
@@ -381,6 +382,8 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
     """The weighted set of processes: theta is climbed to when the runs are some more, and weighed anew at every run."""
     settled = _mark(len(observations), REFITS)
+    if len(observations) - settled > SINCE:  # a long table: its last rows are thinned like the others
+        settled = len(observations)
     told, since = _telling(problem, observations[:settled]), observations[settled:]
     runs = problem.located([*told, *since])
     losses = torch.tensor([math.inf if o.diverged else o.loss for o in (*told, *since)], dtype=DTYPE)

@@ -36,10 +36,10 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.In: lambda one, many: one in many,
-    ast.NotIn: lambda one, many: one not in many,
+    ast.Eq: lambda one, other: _same(one, other),
+    ast.NotEq: lambda one, other: not _same(one, other),
+    ast.In: lambda one, many: any(_same(one, other) for other in many),
+    ast.NotIn: lambda one, many: not any(_same(one, other) for other in many),
 }
 _SIGNS: dict[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
 
@@ -143,6 +143,18 @@ def _compiled(node: ast.expr, text: str, columns: list[str], used: set[str]) -> 
             ]
             return lambda row: all(test(row) for test in tests)
     raise SyntaxError  # outside the grammar
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one. A cell of a CSV file that reads as a number or a truth value is also its own text."""
+    if isinstance(one, str) == isinstance(other, str):
+        return bool(one == other)
+    text, cell = (one, other) if isinstance(one, str) else (other, one)
+    if isinstance(cell, bool):
+        return text.lower() == str(cell).lower()
+    if not hasattr(cell, "text"):
+        raise TypeError
+    return bool(text == cell.text)
 
 
 def _real(value: Any) -> float:

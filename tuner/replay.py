@@ -193,7 +193,7 @@ class Replay:
         thought, spent, answer = [], 0.0, None
         while True:
             rest = budget * unit - spent
-            affordable = [row.proposal for row in rows if row.left and row.price <= SLACK * rest]
+            affordable = [row.proposal for row in rows if row.left and self._price(row) <= SLACK * rest]
             chosen: list[Proposal] = []
             if affordable:
                 start = time.perf_counter()
@@ -226,19 +226,17 @@ class Replay:
             if run.scale in scales:
                 key = (run.scale, *run.params.items())
                 base = Proposal(self.problem.to_base(run.params, run.scale), run.scale)
-                price = max(run.cost, self.table.cost_at(run.scale))
-                settings.setdefault(key, _Setting(base, [], price)).left.append(run)
+                settings.setdefault(key, _Setting(base, [])).left.append(run)
         return list(settings.values())
+
+    def _price(self, setting: _Setting) -> float:
+        """What its next row must fit: its cost, and that of its scale, which is what methods plan with."""
+        return max(setting.left[0].cost, self.table.cost_at(setting.proposal.scale))
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """Hyperparameters at a scale, base coordinates, and its rows that are not taken yet.
-
-    Args:
-        price: what it must fit: its cost, and that of its scale, which is what methods plan with.
-    """
+    """Hyperparameters at a scale, base coordinates, and its rows that are not taken yet."""
 
     proposal: Proposal
     left: list[Run]
-    price: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -146,7 +147,7 @@ class _Reader:
         for name in [*space, *self._target]:
             if name not in columns:
                 raise BadInput(f"runs: the table has no column {name!r}; {suggestion(name, columns)}")
-        self._written = {axis: scale.named(axis) for axis in self._target}
+        self._known = {axis: sorted(scale.named(axis)) for axis in self._target}
         self._loss = _column("runs.loss", section.loss, columns)
         self._cost = _column("runs.cost", section.cost, columns)
         self._where = section.where and _column("runs.where", section.where, columns)
@@ -155,13 +156,16 @@ class _Reader:
 
     def run(self, row: Row, number: int) -> Run | None:
         """The run that a row says; None where it is filtered out or dropped."""
-        kept = self._where(row) if self._where else True
-        if not (kept or _is_missing(kept)):
+        kept = _flag("where", self._where, row, number) if self._where else True
+        if kept is False:
             return None
-        cost, blown = self._cost(row), self._blown(row) if self._blown else False
+        cost, blown = self._cost(row), _flag("diverged", self._blown, row, number) if self._blown else False
+        if any(_is_missing(row[name]) for name in self._cost.columns):
+            cost = None
         axes, cells = {a: row[a] for a in self._target}, {name: row[name] for name in self._space}
-        loss = math.inf if blown is True else self._loss(row)
-        if any(map(_is_missing, (kept, cost, blown, *axes.values(), *cells.values()))) or loss is None:
+        loss = math.inf if blown else self._loss(row)
+        missing = kept is None or blown is None or cost is None
+        if missing or loss is None or any(map(_is_missing, (*axes.values(), *cells.values()))):
             self.dropped["with a missing value"] += 1
             return None
         if not is_number(loss):
@@ -178,17 +182,34 @@ class _Reader:
         )
 
     def _scale(self, axes: Mapping[str, Cell], number: int) -> Scale:
-        """Where the study file names a value within 1 %, that one."""
+        """Of values within 1 % of each other, the one that the study file names, or else the first."""
         try:
             scale = Scale(axes)  # type: ignore[arg-type]
         except BadInput as error:
             raise BadInput(f"runs: row {number}: {error}") from None
-        return Scale({axis: _matched(value, self._written[axis]) for axis, value in scale.items()})
+        return Scale({axis: _matched(value, self._known[axis]) for axis, value in scale.items()})
 
 
-def _matched(value: float, named: list[float]) -> float:
-    nearest = min(named, key=lambda other: abs(other - value))
-    return nearest if abs(nearest - value) <= SAME * abs(nearest) else value
+def _matched(value: float, known: list[float]) -> float:
+    """The nearest of the known values, in order, if it is one with this; which is known from now on if none is."""
+    place = bisect(known, value)
+    nearest = min(known[max(place - 1, 0) : place + 1], key=lambda other: abs(other - value))
+    if abs(nearest - value) <= SAME * abs(nearest):
+        return nearest
+    known.insert(place, value)
+    return value
+
+
+def _flag(key: str, said: Expression, row: Row, number: int) -> bool | None:
+    """Whether a row is so; None where a value is missing."""
+    value = said(row)
+    if value is None or value in (0, 1):
+        return None if value is None else bool(value)
+    if _is_missing(value):
+        return None
+    raise BadInput(
+        f"runs.{key}: must be true or false (or 1 or 0), {said.text!r} is {value!r} in row {number}; write a comparison"
+    )
 
 
 def _column(key: str, text: str, columns: list[str]) -> Expression:
@@ -211,7 +232,10 @@ def _above_zero(cost: Cell, said: Expression, where: str) -> float:
 def _value(dimension: Dimension, cell: Cell) -> Value | None:
     """A cell as a value of a hyperparameter; None where it cannot be one."""
     if isinstance(dimension, Categorical):
-        said = getattr(cell, "text", str(cell)).lower()
+        said = getattr(cell, "text", str(cell))
+        if said in dimension.choices:
+            return said
+        said = said.lower()
         return next((c for c in dimension.choices if (c.lower() == said if isinstance(c, str) else c == cell)), None)
     if not is_number(cell):
         return None

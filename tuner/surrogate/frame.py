@@ -106,7 +106,8 @@ class Data:
         if settled is not None and finite[:settled].any():
             finite[settled:] = False
         y, logs = losses[finite], frame.split(inputs[finite])[1]
-        log = bool(y.min() > 0 and y.median() > DECADE * y.min())
+        above_zero = losses[torch.isfinite(losses)].min() > 0
+        log = bool(above_zero and y.median() > DECADE * y.min())
         if log:
             losses, y = losses.log(), y.log()
         middle = y.median()
