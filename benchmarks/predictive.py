@@ -3,7 +3,7 @@
     TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.predictive --seeds 6
 
 A quick check of the surrogate alone, without the acquisition: on the four language models that it may be developed on,
-8 rows at random and 18 near the best of their cell, from cells that cost at most 8 % of a run at the target. z: the mean
+8 rows at random, 18 near the best of their cell, from cells that cost at most 8 % of a run at the target. z: the mean
 loss of the target's rows within 1 % of its best, minus the mean predicted for them, over the predicted deviation.
 """
 
