@@ -130,7 +130,7 @@ def figure(results: Results, path: Path) -> None:
         xlabel="stated probability", ylabel="share of intervals that hold the optimum", xlim=(0.4, 1), ylim=(0, 1.03)
     )
     left.set_xticks([0.5, 0.9])
-    right.axline((1e-3, 1e-3), slope=1, color="grey", lw=1, ls="--")
+    right.plot([TAIL, 1], [TAIL, 1], color="grey", lw=1, ls="--")
     right.set(xlabel="predicted relative regret", ylabel="realised")
     shown.legend(loc="outside right center", fontsize=7)
     shown.savefig(path, metadata={"Date": None})

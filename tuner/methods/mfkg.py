@@ -66,16 +66,15 @@ class KnowledgeGradient(Method):
     def _random(
         problem: Problem, number: int, seed: int, budget: float, among: Sequence[Proposal] | None
     ) -> list[Proposal]:
-        """At random, of what a twentieth of what is left affords; of all that can be afforded where it affords none."""
+        """At random, of what a twentieth of what is left affords; of the cheapest where it affords none."""
         rng = np.random.default_rng([seed, number])
         if among is None:
             params = problem.space.decode(rng.random(len(problem.space)))
             among = [Proposal(params, scale) for scale in problem.proxies]
-        for share in (0.05, 1.0):
-            options = [run for run in among if problem.cost(run.params, run.scale) <= SLACK * share * budget]
-            if options:
-                return [options[rng.integers(len(options))]]
-        return []
+        costs = [problem.cost(run.params, run.scale) for run in among]
+        most = min(max(0.05 * budget, min(costs, default=0.0)), budget) * SLACK
+        options = [run for run, cost in zip(among, costs, strict=True) if cost <= most]
+        return [options[rng.integers(len(options))]] if options else []
 
     def _asked(self, problem: Problem, observations: Sequence[Observation], seed: int) -> Tensor | None:
         """The point that its acquisition likes best, (d + a,); None where it breaks down."""
