@@ -203,10 +203,10 @@ def _matched(value: float, known: list[float]) -> float:
 def _flag(key: str, said: Expression, row: Row, number: int) -> bool | None:
     """Whether a row is so; None where a value is missing."""
     value = said(row)
-    if value is None or value in (0, 1):
-        return None if value is None else bool(value)
     if _is_missing(value):
         return None
+    if value in (0, 1):
+        return bool(value)
     raise BadInput(
         f"runs.{key}: must be true or false (or 1 or 0), {said.text!r} is {value!r} in row {number}; write a comparison"
     )

@@ -11,27 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tuner.errors import BadInput
-from tuner.methods.direct import AtOneScale, tamed
-from tuner.problem import Problem
-from tuner.space import Categorical, Dimension, Int, Params
-from tuner.trial import Observation, Proposal
+from tuner.methods.direct import AtOneScale
+from tuner.space import Categorical, Dimension, Int, Params, SearchSpace
 
 
 @dataclass(frozen=True)
 class Ax(AtOneScale):
-    """Its client with a seed from (seed, number of runs)."""
+    """With its defaults."""
 
     def ask(
-        self,
-        problem: Problem,
-        observations: Sequence[Observation],
-        pending: Sequence[Proposal],
-        *,
-        seed: int,
-        count: int,
+        self, space: SearchSpace, told: Sequence[tuple[Params, float]], pending: Sequence[Params], seed: int, count: int
     ) -> list[Params]:
         try:
             from ax.api.client import Client
@@ -39,24 +29,18 @@ class Ax(AtOneScale):
         except ImportError:
             raise BadInput("methods: 'ax' needs ax-platform; install transfer-tuner[ax]") from None
         set_ax_logger_levels(logging.ERROR)  # a line a trial
-        state = int(np.random.SeedSequence([seed, len(observations) + len(pending)]).generate_state(1)[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own optimisers and storage
-            client = Client(random_seed=state % 2**31)
-            client.configure_experiment([_parameter(name, d) for name, d in problem.space.items()])
+            client = Client(random_seed=seed % 2**31)
+            client.configure_experiment([_parameter(name, d) for name, d in space.items()])
             client.configure_optimization(objective="-loss")
             # a strategy that begins at the centre never leaves its Sobol sequence on an experiment that has trials
-            client.configure_generation_strategy(initialize_with_center=not observations and not pending)
-            for params, loss in zip(_inside(problem, observations), tamed(observations), strict=True):
-                client.complete_trial(client.attach_trial(params), raw_data={"loss": loss})
-            for params in _inside(problem, pending):
-                client.attach_trial(params)
+            client.configure_generation_strategy(initialize_with_center=not told and not pending)
+            for params, loss in told:
+                client.complete_trial(client.attach_trial({**params}), raw_data={"loss": loss})
+            for params in pending:
+                client.attach_trial({**params})
             return list(client.get_next_trials(max_trials=count).values())
-
-
-def _inside(problem: Problem, runs: Sequence[Observation] | Sequence[Proposal]) -> list[dict[str, Any]]:
-    """Hyperparameters that the space can say: base values may be fractions of an integer."""
-    return [problem.space.decode(place) for place in problem.space.encode_all([run.params for run in runs])]
 
 
 def _parameter(name: str, dimension: Dimension) -> Any:

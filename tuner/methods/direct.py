@@ -16,7 +16,7 @@ from tuner.errors import BadInput
 from tuner.methods import Method
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale
-from tuner.space import Params, distribution
+from tuner.space import Params, SearchSpace, distribution
 from tuner.trial import Observation, Proposal
 
 
@@ -28,15 +28,16 @@ class AtOneScale(Method):
 
     @abstractmethod
     def ask(
-        self,
-        problem: Problem,
-        observations: Sequence[Observation],
-        pending: Sequence[Proposal],
-        *,
-        seed: int,
-        count: int,
+        self, space: SearchSpace, told: Sequence[tuple[Params, float]], pending: Sequence[Params], seed: int, count: int
     ) -> list[Params]:
-        """The next `count` settings to run, base coordinates."""
+        """The next `count` settings to run, base coordinates.
+
+        Args:
+            told: settings and losses; that of a diverged run is the worst finite one. pending: settings under way.
+                All are what the space can say: base values may be fractions of an integer, or a rounding error beyond
+                a bound.
+            seed: below 2^32; of this proposal alone, so that the record is all the state there is.
+        """
 
     def propose(
         self,
@@ -51,8 +52,10 @@ class AtOneScale(Method):
     ) -> list[Proposal]:
         scale = self.scale or problem.target
         left = None if among is None else [run for run in among if run.scale == scale]
+        state = int(np.random.SeedSequence([seed, len(observations) + len(pending)]).generate_state(1)[0])
+        told = list(zip(_inside(problem.space, observations), tamed(observations), strict=True))
         chosen: list[Proposal] = []
-        for params in self.ask(problem, observations, pending, seed=seed, count=count):
+        for params in self.ask(problem.space, told, _inside(problem.space, pending), state, count):
             asked = Proposal(params, scale)
             if left is not None:
                 if not left:
@@ -75,8 +78,6 @@ class AtOneScale(Method):
 class Direct(AtOneScale):
     """Optuna's `sampler`: "tpe", "gp" or "random", with its defaults but for the random runs that the GP begins with:
     as many as ours (2 more than hyperparameters) instead of 10, which few can afford at the target.
-
-    The sampler is made anew for every proposal from (seed, number of runs): its state is the record.
     """
 
     sampler: str
@@ -84,26 +85,23 @@ class Direct(AtOneScale):
     direct: bool = True
 
     def ask(
-        self,
-        problem: Problem,
-        observations: Sequence[Observation],
-        pending: Sequence[Proposal],
-        *,
-        seed: int,
-        count: int,
+        self, space: SearchSpace, told: Sequence[tuple[Params, float]], pending: Sequence[Params], seed: int, count: int
     ) -> list[Params]:
-        number = len(observations) + len(pending)
-        study = _told(problem, observations, pending, self._sampler(len(problem.space), seed, number))
-        asked = {name: distribution(d) for name, d in problem.space.items()}
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
+        study = optuna.create_study(sampler=self._sampler(len(space), seed))
+        kinds = {name: distribution(d) for name, d in space.items()}
+        for params, loss in told:
+            study.add_trial(optuna.create_trial(params={**params}, distributions=kinds, value=loss))
+        for params in pending:
+            study.add_trial(optuna.create_trial(params={**params}, distributions=kinds, state=TrialState.RUNNING))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return [study.ask(asked).params for _ in range(count)]
+            return [study.ask(kinds).params for _ in range(count)]
 
-    def _sampler(self, dimensions: int, seed: int, number: int) -> BaseSampler:
-        state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    def _sampler(self, dimensions: int, seed: int) -> BaseSampler:
         if self.sampler == "gp":
-            return GPSampler(seed=state, n_startup_trials=dimensions + 2)
-        return TPESampler(seed=state) if self.sampler == "tpe" else RandomSampler(seed=state)
+            return GPSampler(seed=seed, n_startup_trials=dimensions + 2)
+        return TPESampler(seed=seed) if self.sampler == "tpe" else RandomSampler(seed=seed)
 
 
 def best_run(observations: Sequence[Observation]) -> Observation:
@@ -120,22 +118,5 @@ def tamed(observations: Sequence[Observation]) -> list[float]:
     return [worst if o.diverged else o.loss for o in observations]
 
 
-def _told(
-    problem: Problem, observations: Sequence[Observation], pending: Sequence[Proposal], sampler: BaseSampler
-) -> optuna.Study:
-    """An in-memory Optuna study that holds the record; a diverged run is as bad as the worst finite one.
-
-    Base values of a run may be fractions of an integer, or a rounding error beyond a bound, which Optuna refuses: they
-    are moved to what the space can say.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning a proposal about optional packages
-    study = optuna.create_study(sampler=sampler)
-    distributions = {name: distribution(d) for name, d in problem.space.items()}
-    places = problem.space.encode_all([o.params for o in observations])
-    for place, value in zip(places, tamed(observations), strict=True):
-        params = problem.space.decode(place)
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
-    for p in pending:
-        params = problem.space.decode(problem.space.encode(p.params))
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, state=TrialState.RUNNING))
-    return study
+def _inside(space: SearchSpace, runs: Sequence[Observation] | Sequence[Proposal]) -> list[Params]:
+    return [space.decode(place) for place in space.encode_all([run.params for run in runs])]
