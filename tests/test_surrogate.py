@@ -15,7 +15,7 @@ from tuner.surrogate.kernel import TransferKernel, _Covariance
 from tuner.surrogate.mean import Bowl, LossLaw, undrifted
 from tuner.surrogate.optimum import Moments, Points
 from tuner.surrogate.prior import Prior
-from tuner.surrogate.process import Processes, _LogDensity
+from tuner.surrogate.process import ABOVE, Processes, _LogDensity
 from tuner.surrogate.scaling import BASES, drift_bases, law_distance
 from tuner.surrogate.tangent import Tangents
 
@@ -83,13 +83,15 @@ def test_posterior_and_likelihood_equal_gpytorchs(shape):
         explained = p.explain(p.cross(new))
         ours = p.mean(new, p.cross(new))[0] - p.law(new)[0]
         log_posterior = p.log_posterior()[0]
-        slope = log_slope(p.data.losses - p.law(p.data.inputs)[0], p.value["linear"][0])
+        excess = p.data.losses - p.law(p.data.inputs)[0]
+        slope = log_slope(excess, p.value["linear"][0])
+        beliefs = -0.5 * (p.theta[0].square().sum() + (excess.min() / ABOVE).relu().square())
     torch.testing.assert_close(ours, posterior.mean, atol=1e-8, rtol=1e-6)
     torch.testing.assert_close(
         p.covariance(new, explained, new, explained)[0], posterior.covariance_matrix, atol=1e-8, rtol=1e-6
     )
     torch.testing.assert_close(p.variance(new, explained)[0], posterior.variance, atol=1e-8, rtol=1e-6)
-    torch.testing.assert_close(log_posterior, expected + slope - 0.5 * p.theta[0].square().sum(), atol=1e-6, rtol=1e-8)
+    torch.testing.assert_close(log_posterior, expected + slope + beliefs, atol=1e-6, rtol=1e-8)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -183,15 +185,52 @@ def test_undrifted_moves_numeric_coordinates_only():
     torch.testing.assert_close(undrifted(shape, drift, x)[0], torch.tensor([0.5 + 0.1 * 2 * 3, 0.5], dtype=DTYPE))
 
 
-def test_loss_law_is_the_power_law_through_target_and_reach():
-    shape, alpha = frame((True,), (math.log(1 / 8),)), torch.tensor([0.7], dtype=DTYPE)
-    level, rise = torch.tensor(0.2, dtype=DTYPE), torch.tensor([1.5], dtype=DTYPE)
-    widths = torch.tensor([1.0, 1 / 2, 1 / 8], dtype=DTYPE)
-    x = torch.stack([torch.zeros(3, dtype=DTYPE), widths.log()], 1)
-    amplitude = 1.5 / (8**0.7 - 1)
-    expected = 0.2 + amplitude * (widths**-0.7 - 1)
-    torch.testing.assert_close(LossLaw(shape, level, rise, alpha)(x), expected)
-    torch.testing.assert_close(law_distance(x[:, 1:], shape.reach, alpha)[2], torch.ones(1, dtype=DTYPE))
+LEVEL, ALPHA = torch.tensor(0.2, dtype=DTYPE), torch.tensor([0.4, 0.6], dtype=DTYPE)
+TWO_AXES = frame((0,), (-2.0, -3.0))
+
+
+def law(shares: list[float], bend: float, height: float) -> LossLaw:
+    """E = 0.2 + s bent, s = sum_a share_a (n_a^-alpha_a - 1)."""
+    amplitude = torch.tensor(shares, dtype=DTYPE)
+    rise = amplitude * torch.expm1(-ALPHA * TWO_AXES.reach)
+    return LossLaw(TWO_AXES, LEVEL, rise, ALPHA, torch.tensor(bend, dtype=DTYPE), height)
+
+
+@pytest.fixture
+def scales():
+    """X of four scales, and n_a^-alpha_a there."""
+    logs = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [0.0, -2.0], [-2.0, -3.0]], dtype=DTYPE)
+    return torch.cat([torch.full((4, 1), 0.5, dtype=DTYPE), logs], 1), (-ALPHA * logs).exp()
+
+
+def test_loss_law_adds_power_laws_where_its_power_is_one(scales):
+    x, powers = scales
+    expected = LEVEL + (powers - 1) @ torch.tensor([0.7, 0.3], dtype=DTYPE)
+    torch.testing.assert_close(law([0.7, 0.3], bend=2.0, height=2.0)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [2.0, math.inf])
+def test_loss_law_is_kaplans_where_its_bend_is_one(scales, height):
+    """z u^(1 / z) above E_target - z, u = 0.7 m^-a + 0.3 t^-b; without z, ln u."""
+    x, powers = scales
+    u = powers @ torch.tensor([0.7, 0.3], dtype=DTYPE)
+    expected = LEVEL + (u.log() if math.isinf(height) else height * (u ** (1 / height) - 1))
+    torch.testing.assert_close(law([0.7, 0.3], bend=1.0, height=height)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_may_rise_with_scale(scales):
+    up, down = law([-0.7, -0.3], 1.5, 4.0)(scales[0]), law([0.7, 0.3], 1.5, 4.0)(scales[0])
+    torch.testing.assert_close(up - LEVEL, LEVEL - down)
+
+
+def test_a_law_far_below_all_runs_is_left():
+    """However far below the climb starts, where compression makes all runs alike."""
+    shape = frame()
+    runs = data(shape)
+    prior = Prior.of(shape, runs.spread)
+    start = replace(starts(shape, runs)[0], mode=prior.near(level=torch.tensor(-60.0, dtype=DTYPE)))
+    found = climb(shape, runs, [start])
+    assert float(Processes(shape, runs, prior, found.mode[None])._excess.min()) < 2 * ABOVE
 
 
 def test_bowl_is_a_compressed_quadratic_with_its_bottom_where_it_says():

@@ -8,8 +8,8 @@ many threads the host has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -23,8 +23,9 @@ from torch import Tensor
 
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
+from tuner.outlier import too_low
 from tuner.problem import SLACK, Problem
-from tuner.scale import Scale
+from tuner.scale import Scale, by_scale
 from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit, Gaussian, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
@@ -110,7 +111,8 @@ def recommend(
         BadInput: no run with a finite loss.
     """
     fitted, generator = _known(problem, observations, seed)
-    return _answer(problem, fitted, generator, level)
+    answer = _answer(problem, fitted, generator, level)
+    return replace(answer, reasons=(*answer.reasons, *_doubted(problem, observations)))
 
 
 @_one_thread
@@ -192,20 +194,12 @@ def _options(
             points = near(scale)
             yield problem.inputs(points, scale), [Proposal(problem.space.decode(x), scale) for x in points]
         return
-    for scale, members in _by_scale(run.scale for run in among).items():
+    for scale, members in by_scale(run.scale for run in among).items():
         points = problem.space.encode_all([among[i].params for i in members])
         if len(members) > 2 * RUNS:
             kept = np.unique(cdist(near(scale), points).argmin(1))
             points, members = points[kept], [members[i] for i in kept]
         yield problem.inputs(points, scale), [among[i] for i in members]
-
-
-def _by_scale(scales: Iterable[Scale]) -> dict[Scale, list[int]]:
-    """Where in a list each scale stands."""
-    places: dict[Scale, list[int]] = {}
-    for i, scale in enumerate(scales):
-        places.setdefault(scale, []).append(i)
-    return places
 
 
 def _in_valley(runs: Moments) -> NDArray[np.bool_]:
@@ -275,6 +269,17 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: fl
         },
         reasons=(*NOT_JUDGED, *_beyond_the_runs(problem, fitted, points.inputs[best])),
     )
+
+
+def _doubted(problem: Problem, observations: Sequence[Observation]) -> Iterator[str]:
+    """That a run was left out."""
+    if (i := too_low(problem, observations)) is not None:
+        run = observations[i]
+        params = ", ".join(f"{name} {value}" for name, value in problem.to_raw(run.params, run.scale).items())
+        yield (
+            f"the loss {run.loss:g} at {run.scale} ({params}) is far below all that runs near it reached: taken for a "
+            "slip of the record and left out; correct it, or run it again"
+        )
 
 
 def _beyond_the_runs(problem: Problem, fitted: Fit, answer: Tensor) -> Iterator[str]:
@@ -381,6 +386,8 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
     """The weighted set of processes: theta is climbed to when the runs are some more, and weighed anew at every run."""
+    slip = too_low(problem, observations)
+    observations = [run for i, run in enumerate(observations) if i != slip]
     settled = _mark(len(observations), REFITS)
     if len(observations) - settled > SINCE:  # a long table: its last rows are thinned like the others
         settled = len(observations)
@@ -399,7 +406,7 @@ def _telling(problem: Problem, observations: Sequence[Observation]) -> Sequence[
     if len(observations) <= MOST:
         return observations
     places = problem.space.encode_all([run.params for run in observations])
-    groups = _by_scale(run.scale for run in observations).values()
+    groups = by_scale(run.scale for run in observations).values()
     kept: list[int] = []
     for k, group in enumerate(sorted(groups, key=len)):
         share = min(len(group), (MOST - len(kept)) // (len(groups) - k))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -63,6 +63,14 @@ class Scale(Mapping[str, float]):
     def ratio(self, base: Scale) -> dict[str, float]:
         """axis / base axis, for every axis of this scale."""
         return {axis: value / base[axis] for axis, value in self._axes.items()}
+
+
+def by_scale(scales: Iterable[Scale]) -> dict[Scale, list[int]]:
+    """Where in a list each scale stands."""
+    places: dict[Scale, list[int]] = {}
+    for i, scale in enumerate(scales):
+        places.setdefault(scale, []).append(i)
+    return places
 
 
 def grid(axes: Mapping[str, Sequence[float]]) -> list[Scale]:

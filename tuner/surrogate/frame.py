@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,6 +117,11 @@ class Data:
         scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
         unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
         return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit, log)
+
+    @property
+    def height(self) -> float:
+        """How far the smallest loss is above a loss of zero, in units; infinite where losses are not above zero."""
+        return self.centre / self.unit if self.centre > 0 and not self.log else math.inf
 
     def in_loss_units(self, values: Tensor) -> Tensor:
         """Losses in units (...) -> losses (...)."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gpytorch
+import torch
 from torch import Tensor
 
 from tuner.surrogate.compression import compress
 from tuner.surrogate.frame import Frame
 from tuner.surrogate.scaling import drift_bases, law_distance
+
+LEAST = 1e-6  # of the power, in place of its limit 0, and of the amplitude, in units
 
 
 def undrifted(frame: Frame, drift: Tensor, inputs: Tensor) -> Tensor:
@@ -18,17 +21,30 @@ def undrifted(frame: Frame, drift: Tensor, inputs: Tensor) -> Tensor:
 
 
 class LossLaw(gpytorch.means.Mean):
-    """E(n) = E_target + sum_a A_a h_a(n): the power law of science, written around the target. (..., n)."""
+    """E(n) = E_target + z ((1 + s / b)^(b / z) - 1),  s = sum_a A_a h_a(n),  b = bend sum_a |A_a c_a|. (..., n).
 
-    def __init__(self, frame: Frame, level: Tensor, rise: Tensor, alpha: Tensor) -> None:
+    h_a = c_a ((n_a / N_a)^-alpha_a - 1), so that with bend = 1 this is the power of a sum of power laws that Kaplan et
+    al. 2020, eq. 1.5, found: the better one axis, the more another gives, and the loss falls towards z below E_target.
+    Where b = z the gains of the axes add up. Without z, the power is its limit b ln(1 + s / b). Odd in s: a loss may
+    rise with scale.
+
+    Args:
+        level: (...), E_target. rise, alpha: (..., a), A and alpha. bend: (...).
+        height: z, how far E_target is above a loss of zero; infinite where that means nothing.
+    """
+
+    def __init__(self, frame: Frame, level: Tensor, rise: Tensor, alpha: Tensor, bend: Tensor, height: float) -> None:
         super().__init__()
-        self.frame, self.level, self.rise, self.alpha = frame, level, rise, alpha
+        self.frame, self.level, self.rise, self.alpha, self.bend, self.height = frame, level, rise, alpha, bend, height
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logs = self.frame.split(inputs)[1]
-        return self.level[..., None] + (law_distance(logs, self.frame.reach, self.alpha) * self.rise[..., None, :]).sum(
-            -1
-        )
+        distances = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
+        total = (distances * self.rise[..., None, :]).sum(-1)
+        amplitude = (self.rise / torch.expm1(-self.alpha * self.frame.reach)).abs().sum(-1) + LEAST
+        bend = (self.bend * amplitude)[..., None]
+        power = (bend / self.height).clamp(min=LEAST)
+        grown = bend / power * torch.expm1(power * (total.abs() / bend).log1p())
+        return self.level[..., None] + total.sign() * grown
 
 
 class Bowl(gpytorch.means.Mean):

@@ -60,7 +60,8 @@ class Prior:
             {
                 "drift": _drift(frame),  # (d, a, 3) cube lengths per nat
                 "level": _normal(0.0, 1.0 + spread),  # E at the target
-                "rise": _normal(0.0, 1.0 + spread, a),  # E at the reach, above the target's
+                "rise": _normal(0.0, 1.0 + spread, a),  # s at the reach: about E there, above the target's
+                "bend": _lognormal(1.5, 0.7),  # of the loss law
                 "alpha": _lognormal(0.5, 0.5, a),  # exponent of the loss law
                 "ratio": _lognormal(0.6, 0.25),  # beta/alpha: how fast g dies out
                 "curvature": _lognormal(20.0, 1.0, d),  # of the bowl, units per cube length squared

@@ -17,6 +17,7 @@ from tuner.surrogate.prior import Prior
 
 Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 JITTER = 1e-6  # variance added to a run's noise, in units squared
+ABOVE = 3.0  # units: how far the best run may be above the law. Far below all runs, it would make compression idle
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Processes:
     @cached_property
     def law(self) -> LossLaw:
         v = self.value
-        return LossLaw(self.frame, v["level"], v["rise"], v["alpha"])
+        return LossLaw(self.frame, v["level"], v["rise"], v["alpha"], v["bend"], self.data.height)
 
     @cached_property
     def bowl(self) -> Bowl:
@@ -89,7 +90,8 @@ class Processes:
         x = self.data.inputs
         fit = _LogDensity.apply(self.kernel.forward(x, x), self.noise(x), self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
-        return fit + slope - 0.5 * self.theta.square().sum(-1)
+        above = (self._excess.min(-1).values / ABOVE).relu()
+        return fit + slope - 0.5 * self.theta.square().sum(-1) - 0.5 * above.square()
 
     def cross(self, inputs: Tensor) -> Tensor:
         """Prior covariance of the runs with the latent function at inputs, (m, n, c)."""

@@ -1,0 +1,63 @@
+"""Claims about the one loss that is too low to be true."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_engine import PROXIES, SPACE, problem, record
+
+import tuner
+from tuner import engine
+from tuner.outlier import FEWEST, too_low
+from tuner.trial import Observation
+
+
+def with_slip(runs, which, factor=0.7):
+    return [replace(run, loss=factor * run.loss) if i == which else run for i, run in enumerate(runs)]
+
+
+def test_a_slip_among_neighbours_is_found_left_out_and_told():
+    asked = problem(tuner.SearchSpace({name: SPACE[name] for name in ("lr", "batch_size")}))
+    runs = record(asked, 40)
+    slip = int(np.square(asked.space.encode_all([run.params for run in runs]) - 0.5).sum(1).argmin())
+    told = with_slip(runs, slip, -2)
+    assert too_low(asked, runs) is None
+    assert too_low(asked, told) == slip
+    without = engine.recommend(asked, [run for i, run in enumerate(runs) if i != slip])
+    answer = engine.recommend(asked, told)
+    assert abs(answer.loss - without.loss) < 2 * without.loss_sd
+    assert any(f"the loss {told[slip].loss:g} at {told[slip].scale}" in reason for reason in answer.reasons)
+    assert not any("slip" in reason for reason in without.reasons)
+
+
+@pytest.mark.parametrize("count", [14, 30])
+def test_noise_is_hardly_ever_a_slip(count):
+    rng = np.random.default_rng(0)
+    middle = SPACE.decode(np.array([0.5, 0.5, 0.5]))
+    doubted = [
+        too_low(problem(), [Observation(middle, PROXIES[i % 2], x, 1.0) for i, x in enumerate(noise)]) is not None
+        for noise in rng.standard_normal((300, count))
+    ]
+    assert np.mean(doubted) <= 0.01
+
+
+def test_the_first_run_that_learns_is_no_slip_unless_its_neighbours_do_not():
+    """On a plateau of 2.3: one run of 0.5, far from all others, then close to many."""
+    asked, rng = problem(), np.random.default_rng(0)
+    plateau = [
+        Observation(SPACE.decode([0.1 + 0.3 * u, 0.2, 0.1]), PROXIES[0], 2.3 + 0.001 * e, 1.0)
+        for u, e in zip(rng.random(20), rng.standard_normal(20), strict=True)
+    ]
+    learns = Observation(SPACE.decode([0.8, 0.8, 0.1]), PROXIES[0], 0.5, 1.0)
+    assert too_low(asked, [*plateau, learns]) is None
+    among = replace(learns, params=SPACE.decode([0.25, 0.2, 0.1]))
+    assert too_low(asked, [*plateau, among]) == 20
+    other_choice = replace(among, params={**among.params, "schedule": "constant"})
+    assert too_low(asked, [*plateau, other_choice]) is None
+
+
+def test_nothing_is_said_of_few_runs_or_of_diverged_ones():
+    asked = problem()
+    assert too_low(asked, with_slip(record(asked, FEWEST), 0, -9)) is None
+    assert too_low(asked, [replace(run, loss=float("inf")) for run in record(asked, 12)]) is None
+    assert too_low(asked, []) is None
