@@ -58,8 +58,8 @@ def fit(law: Callable[[Array, Array], Array], start: list[float], logs: Array, l
 
 def cells(replay: Replay) -> tuple[list[Scale], Array, Array]:
     """Scales with enough rows, the target among them; their cost in target runs and smallest loss."""
-    runs = [*replay.table.runs, *replay.truth.runs]
-    found = {s: at for s, at in by_scale(run.scale for run in runs).items() if len(at) > FEWEST}
+    runs = replay.table.runs
+    found = {scale: at for scale, at in by_scale(run.scale for run in runs).items() if len(at) > FEWEST}
     costs = np.array([runs[at[0]].cost for at in found.values()]) / replay.table.cost_at(replay.problem.target)
     return list(found), costs, np.array([min(runs[i].loss for i in at) for at in found.values()])
 

@@ -29,7 +29,7 @@ LOW, HIGH, DRAWS = 0.7, 1e6, 100
 def drawn(replay: Replay, count: int, seed: int) -> tuple[list[Observation], int]:
     """Rows at random, and the one to spoil."""
     chance, asked = random.Random(seed), replay.problem
-    rows = chance.sample(replay.table.runs, count)
+    rows = chance.sample([run for run in replay.table.runs if run.scale in asked.proxies], count)
     told = [Observation(asked.to_base(r.params, r.scale), r.scale, r.loss, r.cost) for r in rows]
     return told, chance.randrange(count)
 
@@ -40,8 +40,8 @@ def spoilt(runs: list[Observation], which: int, loss: float) -> list[Observation
 
 def regret(replay: Replay, runs: list[Observation]) -> float:
     """Of the answer, in percent."""
-    answer = engine.best(replay.problem, runs, seed=0)
-    return 100 * (replay.truth.score(answer)["smooth_relative_regret"] or np.nan)
+    lost = replay.truth.score(engine.best(replay.problem, runs, seed=0))["smooth_relative_regret"]
+    return np.nan if lost is None else 100 * lost
 
 
 def main() -> None:
@@ -59,14 +59,14 @@ def main() -> None:
                 draws = [drawn(replay, count, seed) for seed in range(DRAWS)]
                 doubts = [too_low(replay.problem, spoilt(runs, i, LOW * runs[i].loss)) == i for runs, i in draws]
                 false = [too_low(replay.problem, runs) is not None for runs, _ in draws]
-                told = [
+                lost = [
                     [
                         regret(replay, told)
                         for told in (runs, spoilt(runs, i, LOW * runs[i].loss), spoilt(runs, i, HIGH))
                     ]
                     for runs, i in (draws[seed] for seed in seeds)
                 ]
-                cells = [f"{np.median(r):.3f} ({max(r):.3f})" for r in zip(*told, strict=True)]
+                cells = [f"{np.median(r):.3f} ({max(r):.3f})" for r in zip(*lost, strict=True)]
                 print(f"| {' | '.join([name, str(count), str(sum(doubts)), str(sum(false)), *cells])} |", flush=True)
 
 

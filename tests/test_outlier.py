@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_engine import PROXIES, SPACE, problem, record
+from test_engine import PROXIES, SPACE, loss, problem, record
 
 import tuner
 from tuner import engine
@@ -18,7 +18,7 @@ def with_slip(runs, which, factor=0.7):
 
 def test_a_slip_among_neighbours_is_found_left_out_and_told():
     asked = problem(tuner.SearchSpace({name: SPACE[name] for name in ("lr", "batch_size")}))
-    runs = record(asked, 40)
+    runs = record(asked, 60)
     slip = int(np.square(asked.space.encode_all([run.params for run in runs]) - 0.5).sum(1).argmin())
     told = with_slip(runs, slip, -2)
     assert too_low(asked, runs) is None
@@ -56,8 +56,32 @@ def test_the_first_run_that_learns_is_no_slip_unless_its_neighbours_do_not():
     assert too_low(asked, [*plateau, other_choice]) is None
 
 
+def test_a_dearer_scale_may_be_far_better_than_its_few_other_runs():
+    """Forty runs near the optimum of a cheap scale, six anywhere at a dearer one: what a search makes."""
+    asked = problem(tuner.SearchSpace({name: SPACE[name] for name in ("lr", "batch_size")}))
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        places = [*np.clip(0.5 + 0.05 * rng.standard_normal((40, 2)), 0, 1), *rng.random((6, 2))]
+        scales = [PROXIES[0]] * 40 + [PROXIES[1]] * 6
+        params = [asked.space.decode(place) for place in places]
+        losses = [
+            loss(asked.to_raw(p, s), s) + 0.002 * rng.standard_normal() for p, s in zip(params, scales, strict=True)
+        ]
+        told = [Observation(*run, 1.0) for run in zip(params, scales, losses, strict=True)]
+        assert too_low(asked, told) is None
+
+
+def test_a_tie_that_is_broken_by_a_little_is_no_slip():
+    middle = SPACE.decode(np.array([0.5, 0.5, 0.5]))
+    errors = [0.25] * 19 + [0.249]
+    assert too_low(problem(), [Observation(middle, PROXIES[0], error, 1.0) for error in errors]) is None
+
+
 def test_nothing_is_said_of_few_runs_or_of_diverged_ones():
-    asked = problem()
-    assert too_low(asked, with_slip(record(asked, FEWEST), 0, -9)) is None
-    assert too_low(asked, [replace(run, loss=float("inf")) for run in record(asked, 12)]) is None
+    asked, middle = problem(), SPACE.decode(np.array([0.5, 0.5, 0.5]))
+    runs = [Observation(middle, PROXIES[0], 2.3 + 0.001 * i, 1.0) for i in range(FEWEST - 1)]
+    slip = Observation(middle, PROXIES[0], 0.5, 1.0)
+    assert too_low(asked, [*runs, slip]) == FEWEST - 1
+    assert too_low(asked, [*runs[1:], slip]) is None
+    assert too_low(asked, [replace(run, loss=float("inf")) for run in runs]) is None
     assert too_low(asked, []) is None

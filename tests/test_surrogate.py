@@ -12,7 +12,7 @@ from tuner.surrogate.compression import CAP, FAR, compress, expand, log_slope
 from tuner.surrogate.fit import climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.kernel import TransferKernel, _Covariance
-from tuner.surrogate.mean import Bowl, LossLaw, undrifted
+from tuner.surrogate.mean import SMOOTH, Bowl, LossLaw, undrifted
 from tuner.surrogate.optimum import Moments, Points
 from tuner.surrogate.prior import Prior
 from tuner.surrogate.process import ABOVE, Processes, _LogDensity
@@ -193,7 +193,8 @@ def law(shares: list[float], bend: float, height: float) -> LossLaw:
     """E = 0.2 + s bent, s = sum_a share_a (n_a^-alpha_a - 1)."""
     amplitude = torch.tensor(shares, dtype=DTYPE)
     rise = amplitude * torch.expm1(-ALPHA * TWO_AXES.reach)
-    return LossLaw(TWO_AXES, LEVEL, rise, ALPHA, torch.tensor(bend, dtype=DTYPE), height)
+    rounded = (amplitude.square() + SMOOTH**2).sqrt().sum() / amplitude.abs().sum()
+    return LossLaw(TWO_AXES, LEVEL, rise, ALPHA, bend / rounded, height - float(LEVEL))
 
 
 @pytest.fixture
@@ -223,14 +224,41 @@ def test_a_loss_may_rise_with_scale(scales):
     torch.testing.assert_close(up - LEVEL, LEVEL - down)
 
 
-def test_a_law_far_below_all_runs_is_left():
-    """However far below the climb starts, where compression makes all runs alike."""
+@pytest.mark.parametrize("bend", [0.3, 3.0, 300.0])
+def test_a_law_never_runs_away(scales, bend):
+    """However large the bend against the height, it stays at or below the sum of its power laws."""
+    x, powers = scales
+    added = LEVEL + (powers - 1) @ torch.tensor([0.7, 0.3], dtype=DTYPE)
+    assert (law([0.7, 0.3], bend, 0.5)(x) <= added + 1e-9).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_climbs_may_leave_the_centre_of_the_prior(shape):
+    """Where nothing rises with scale: the slope of the log posterior is that of central differences, and not zero."""
+    runs = data(shape)
+    prior = Prior.of(shape, runs.spread)
+    centre = prior.near().requires_grad_()
+    (slope,) = torch.autograd.grad(Processes(shape, runs, prior, centre[None]).log_posterior().sum(), centre)
+    rises = prior.near(rise=torch.ones(shape.axes, dtype=DTYPE)).nonzero()[:, 0]
+    for i in rises:
+        step = 1e-5 * torch.eye(prior.size, dtype=DTYPE)[i]
+        sides = torch.stack([prior.near() + step, prior.near() - step])
+        ahead, behind = Processes(shape, runs, prior, sides).log_posterior()
+        torch.testing.assert_close(slope[i], (ahead - behind) / 2e-5, rtol=1e-3, atol=1e-4)
+        assert abs(slope[i]) > 0.1
+
+
+def test_a_law_far_below_all_runs_is_unlikely_unless_all_diverged():
     shape = frame()
     runs = data(shape)
     prior = Prior.of(shape, runs.spread)
-    start = replace(starts(shape, runs)[0], mode=prior.near(level=torch.tensor(-60.0, dtype=DTYPE)))
-    found = climb(shape, runs, [start])
-    assert float(Processes(shape, runs, prior, found.mode[None])._excess.min()) < 2 * ABOVE
+    far = prior.near(level=torch.tensor(-60.0, dtype=DTYPE))[None]
+    told = Processes(shape, runs, prior, far)
+    nothing = Processes(shape, replace(runs, losses=torch.full_like(runs.losses, math.inf)), prior, far)
+    best = float(told._excess.min())
+    assert best > 50
+    assert float(told.log_posterior()) < -0.5 * (best / ABOVE) ** 2
+    assert float(nothing.log_posterior()) > -1e4
 
 
 def test_bowl_is_a_compressed_quadratic_with_its_bottom_where_it_says():

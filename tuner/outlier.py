@@ -15,43 +15,49 @@ from tuner.problem import Problem
 from tuner.scale import by_scale
 from tuner.trial import Observation
 
-LEAST = 5  # runs with a finite loss at a scale
-FEWEST = 12  # others at such scales
+PER_SCALE = 5  # runs with a finite loss, for a scale to be looked at
+FEWEST = 13  # runs at such scales
 FAR = 3.0  # times what tuning gained
+SHARE = 0.01  # of the loss itself: less is no slip
 AROUND = 0.2  # root mean square over hyperparameters, cube lengths: runs that near are neighbours
-NEIGHBOURS = 4  # that must have been made
+NEIGHBOURS = 4  # that must speak against it
 
 
 def too_low(problem: Problem, observations: Sequence[Observation]) -> int | None:
     """Where the run stands that nothing around it bears out; None where there is none.
 
     Of the best of each scale, that which is furthest below the second. It is doubted where that is by three times more
-    than tuning gained, the upper quartile of how far the other runs lie above the best of their scale. And where runs
-    were made near it, none of which feels the valley it would lie in: the first run on a plateau that learns at all is
-    no slip.
+    than tuning gained, the upper quartile of how far other runs lie above the best of their scale: of all scales, and
+    of its own. And where neighbours speak against it: those at its scale, and those that are no better than most at
+    theirs. So the first run on a plateau that learns at all is no slip. Rather too few are doubted than too many: one
+    among few runs, among losses that span decades, or of two at once, passes.
     """
     runs = [run for run in observations if not run.diverged]
     losses = np.array([run.loss for run in runs])
-    groups = [np.array(group) for group in by_scale(run.scale for run in runs).values() if len(group) >= LEAST]
-    if sum(map(len, groups)) <= FEWEST:
+    groups = [np.array(group) for group in by_scale(run.scale for run in runs).values() if len(group) >= PER_SCALE]
+    if sum(map(len, groups)) < FEWEST:
         return None
-    gap, lowest = max((_gap(losses[group]), int(group[losses[group].argmin()])) for group in groups)
+    gap, lowest, its = max(((*_gap(losses, group), k) for k, group in enumerate(groups)))
     others = [group[group != lowest] for group in groups]
-    gained = np.quantile(np.concatenate([losses[group] - losses[group].min() for group in others]), 0.75)
-    if gap <= FAR * gained or _neighbours(problem, runs, lowest) < NEIGHBOURS:
+    above = [losses[group] - losses[group].min() for group in others]
+    gained = max(np.quantile(np.concatenate(above), 0.75), np.quantile(above[its], 0.75))
+    if gap <= max(FAR * gained, SHARE * abs(losses[lowest])):
         return None
-    return observations.index(runs[lowest])
+    middle = np.median(np.concatenate(above))
+    against = [group if k == its else group[above[k] >= middle] for k, group in enumerate(others)]
+    near = _near(problem, runs[lowest], [runs[i] for i in np.concatenate(against)])
+    return observations.index(runs[lowest]) if near >= NEIGHBOURS else None
 
 
-def _gap(losses: NDArray[np.float64]) -> float:
-    """How far the lowest is below the second."""
-    lowest, second = np.sort(losses)[:2]
-    return float(second - lowest)
+def _gap(losses: NDArray[np.float64], group: NDArray[np.int_]) -> tuple[float, int]:
+    """How far the lowest of a scale is below the second, and which it is."""
+    lowest, second = group[losses[group].argsort()[:2]]
+    return float(losses[second] - losses[lowest]), int(lowest)
 
 
-def _neighbours(problem: Problem, runs: Sequence[Observation], which: int) -> int:
-    """How many runs are near one of them; another choice of a category is one cube length away."""
-    places: NDArray[np.float64] = problem.space.encode_all([run.params for run in runs])
-    away, categories = places - places[which], ~problem.frame.numeric.numpy()
+def _near(problem: Problem, run: Observation, others: Sequence[Observation]) -> int:
+    """How many of the others are neighbours; another choice of a category is one cube length away."""
+    places: NDArray[np.float64] = problem.space.encode_all([other.params for other in others])
+    away, categories = places - problem.space.encode(run.params), ~problem.frame.numeric.numpy()
     away[:, categories] = away[:, categories] != 0
-    return int((np.square(away).mean(1) <= AROUND**2).sum()) - 1
+    return int((np.square(away).mean(1) <= AROUND**2).sum())

@@ -10,7 +10,8 @@ from tuner.surrogate.compression import compress
 from tuner.surrogate.frame import Frame
 from tuner.surrogate.scaling import drift_bases, law_distance
 
-LEAST = 1e-6  # of the power, in place of its limit 0, and of the amplitude, in units
+LEAST = 1e-6  # of what must not be zero
+SMOOTH = 0.1  # units: |A| is rounded off at zero
 
 
 def undrifted(frame: Frame, drift: Tensor, inputs: Tensor) -> Tensor:
@@ -24,13 +25,13 @@ class LossLaw(gpytorch.means.Mean):
     """E(n) = E_target + z ((1 + s / b)^(b / z) - 1),  s = sum_a A_a h_a(n),  b = bend sum_a |A_a c_a|. (..., n).
 
     h_a = c_a ((n_a / N_a)^-alpha_a - 1), so that with bend = 1 this is the power of a sum of power laws that Kaplan et
-    al. 2020, eq. 1.5, found: the better one axis, the more another gives, and the loss falls towards z below E_target.
-    Where b = z the gains of the axes add up. Without z, the power is its limit b ln(1 + s / b). Odd in s: a loss may
-    rise with scale.
+    al. 2020, eq. 1.5, found: the better one axis, the more another gives, and E_target is z above where the loss can
+    fall. Where b = z, at the most, the gains of the axes add up; without z, the power is its limit b ln(1 + s / b).
+    Where s < 0 (the loss rises with scale, or a run lies beyond the target), the same below E_target: odd in s.
 
     Args:
         level: (...), E_target. rise, alpha: (..., a), A and alpha. bend: (...).
-        height: z, how far E_target is above a loss of zero; infinite where that means nothing.
+        height: how far a level of 0 is above a loss of zero; infinite where that means nothing.
     """
 
     def __init__(self, frame: Frame, level: Tensor, rise: Tensor, alpha: Tensor, bend: Tensor, height: float) -> None:
@@ -40,11 +41,12 @@ class LossLaw(gpytorch.means.Mean):
     def forward(self, inputs: Tensor) -> Tensor:
         distances = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
         total = (distances * self.rise[..., None, :]).sum(-1)
-        amplitude = (self.rise / torch.expm1(-self.alpha * self.frame.reach)).abs().sum(-1) + LEAST
-        bend = (self.bend * amplitude)[..., None]
-        power = (bend / self.height).clamp(min=LEAST)
-        grown = bend / power * torch.expm1(power * (total.abs() / bend).log1p())
-        return self.level[..., None] + total.sign() * grown
+        side = torch.where(total < 0, -1.0, 1.0)  # not sign: its slope at zero, where climbs start, is none
+        amplitude = (self.rise / torch.expm1(-self.alpha * self.frame.reach)).square().add(SMOOTH**2).sqrt().sum(-1)
+        bend = (self.bend * amplitude + LEAST)[..., None]
+        zero = (self.height + self.level).clamp(min=LEAST)[..., None]
+        power = (bend / zero).clamp(LEAST, 1.0)
+        return self.level[..., None] + side * bend / power * torch.expm1(power * (side * total / bend).log1p())
 
 
 class Bowl(gpytorch.means.Mean):

@@ -90,7 +90,8 @@ class Processes:
         x = self.data.inputs
         fit = _LogDensity.apply(self.kernel.forward(x, x), self.noise(x), self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
-        above = (self._excess.min(-1).values / ABOVE).relu()
+        best = self._excess.amin(-1)
+        above = torch.where(best < FAR, best, 0.0).relu() / ABOVE  # no run tells where all diverged
         return fit + slope - 0.5 * self.theta.square().sum(-1) - 0.5 * above.square()
 
     def cross(self, inputs: Tensor) -> Tensor:
