@@ -51,7 +51,7 @@ def check(replay: Replay, seed: int) -> list[float]:
     sd = float(np.mean(high - low)) / (2 * 1.645)
     told = truth.told(rec.interval, 0.9)
     z = (np.mean([run.loss for run in top]) - mean.mean()) / sd
-    regret = 100 * (truth.score(rec.params)["smooth_relative_regret"] or np.nan)
+    regret = 100 * float(truth.score(rec.params)["smooth_relative_regret"])
     return [z, np.mean(list(told["covered"].values())), np.mean(list(told["interval_score"].values())), regret]
 
 

@@ -24,6 +24,16 @@ def test_the_known_slope_of_gpt2_s_learning_rate_is_in_its_interval(tmp_path, na
     assert rec.interval["lr"][0] <= rec.params["lr"] <= rec.interval["lr"][1]
 
 
+def test_many_rows_with_more_tokens_than_the_target_tell_its_loss(tmp_path):
+    """A seventh of its parameters at most: the Laplace density is far wider than the posterior here."""
+    file = problem("537M/50B", tmp_path)
+    with open_study(file.model_copy(update={"runs": file.runs.model_copy(update={"where": "params < 2e8"})})) as study:
+        rec = study.recommend()
+    best = min(run.loss for run in Replay.of(file).truth.runs)
+    assert rec.loss_sd < 0.05  # 2 %: the rows' losses lie between 2.2 and 4
+    assert abs(rec.loss - best) < 3 * rec.loss_sd
+
+
 def test_language_models_are_tuned_below_what_copying_loses(tmp_path):
     """A tenth of a target run; the best setting of the smallest cell loses 1 % and more at this target."""
     file = problem("537M/10B", tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tuner.surrogate.compression import CAP, FAR, compress, expand, log_slope
-from tuner.surrogate.fit import climb, spread, starts
+from tuner.surrogate.fit import MEMBERS, TOLERATED, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.kernel import TransferKernel, _Covariance
 from tuner.surrogate.mean import SMOOTH, Bowl, LossLaw, undrifted
@@ -359,6 +359,20 @@ def test_losses_beyond_all_reason_fall_back_on_the_prior_without_an_exception(ca
     fit = spread(shape, broken, None, torch.Generator().manual_seed(0))
     assert "could be fitted" in caplog.text
     assert float(fit.weights.sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("wider", [1, 20])
+def test_no_member_lies_far_below_the_mode(wider):
+    """Even where the density that is drawn from is far wider than the posterior."""
+    shape = SHAPES[0]
+    runs = data(shape, 60)
+    around = climb(shape, runs, starts(shape, runs))
+    fit = spread(shape, runs, replace(around, root=wider * around.root), torch.Generator().manual_seed(0))
+    fall = fit.middle.log_posterior() - fit.processes.log_posterior()
+    # half a squared distance of p normals: p / 2 and six of its deviations, sqrt(p / 2)
+    size = fit.processes.prior.size
+    assert fall.max() < 0.5 * size + 6 * math.sqrt(size / 2) + TOLERATED
+    assert len(fit.weights) > MEMBERS / 2
 
 
 def test_moments_of_a_certain_theta_are_the_process_itself():

@@ -2,9 +2,9 @@
 
 1. `climb`: L-BFGS on theta from several starts (see `starts`; or what was believed with fewer runs), in coordinates
    whitened by the start's covariance, then Laplace: theta ~ N(mode, H^-1), H from finite differences of the gradient.
-2. `spread`, sampling importance resampling (Rubin 1987): many draws are weighed by posterior / Laplace density,
-   tempered until they are worth as many equal ones as members are wanted (where that takes much, the set is Laplace's
-   own), and resampled systematically.
+2. `spread`, sampling importance resampling (Rubin 1987): many draws, those that fell off the posterior pulled back
+   towards the mode, are weighed by posterior / Laplace density, tempered until they are worth as many equal ones as
+   members are wanted (where that takes much, the set is Laplace's own), and resampled systematically.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ PART = 16  # processes evaluated at once: more no longer fit the cache
 CLIMB = {"maxiter": 120, "ftol": 1e-5, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
+TOLERATED = 50.0  # log units a draw may lie below what its distance from the mode makes Laplace's density say
+HALVINGS = 6  # of its distance from the mode
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
 
@@ -158,14 +160,33 @@ def _resample(
     """`members` draws of theta with weights."""
     normals = torch.randn(DRAWS, prior.size, generator=generator, dtype=DTYPE)
     normals[0] = 0.0
-    theta = around.at(normals)
     with torch.no_grad():
-        log_posterior = torch.cat([_each(frame, data, prior, part) for part in theta.split(PART)])
-        log_density = log_posterior + 0.5 * normals.square().sum(-1)
-        weights = _tempered(log_density, members)
+        normals, log_posterior = _pulled_back(frame, data, prior, around, normals)
+        weights = _tempered(log_posterior + 0.5 * normals.square().sum(-1), members)
     points = (torch.arange(members) + torch.rand((), generator=generator)) / members
     chosen, counts = torch.searchsorted(weights.cumsum(0), points).clamp(max=DRAWS - 1).unique(return_counts=True)
-    return Fit(Processes(frame, data, prior, theta[chosen]), counts.to(DTYPE) / members, around)
+    return Fit(Processes(frame, data, prior, around.at(normals[chosen])), counts.to(DTYPE) / members, around)
+
+
+def _pulled_back(frame: Frame, data: Data, prior: Prior, around: Gaussian, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """The draws, the first of them the mode, and their log posterior (m,).
+
+    Along a bent ridge Laplace's density reaches far off the posterior, where a draw is hundreds of log units below the
+    mode: no tempering can mend a set of such draws. Their distance from the mode is halved until they are back.
+    """
+
+    def evaluated(some: Tensor) -> Tensor:
+        return torch.cat([_each(frame, data, prior, part) for part in around.at(some).split(PART)])
+
+    normals, log_posterior = normals.clone(), evaluated(normals)
+    for _ in range(HALVINGS):
+        fall = log_posterior[0] - log_posterior
+        far = fall > 0.5 * normals.square().sum(-1) + TOLERATED
+        if not far.any():
+            break
+        normals[far] *= 0.5
+        log_posterior[far] = evaluated(normals[far])
+    return normals, log_posterior
 
 
 def _each(frame: Frame, data: Data, prior: Prior, theta: Tensor) -> Tensor:
