@@ -1,0 +1,319 @@
+"""Rules against the mup package, against each other by an exact symmetry, and what a plan refuses."""
+
+import copy
+import json
+
+import pytest
+import torch
+from families import MLP, ResNet, Transformer
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from tuner import Scale
+from tuner.errors import BadInput
+from tuner.mup import plan, roles
+
+BASE, TARGET = Scale(width=8), Scale(width=32)
+FAMILIES = {"MLP": MLP, "Transformer": Transformer, "ResNet": ResNet}
+BATCHES = {
+    "MLP": lambda: (torch.randn(16, 12), torch.randint(5, (16,))),
+    "Transformer": lambda: (torch.randint(11, (4, 6)), torch.randint(11, (4, 6))),
+    "ResNet": lambda: (torch.randn(8, 3, 6, 6), torch.randint(4, (8,))),
+}
+BRANCHES = {"MLP": (), "Transformer": ("blocks.*.project", "blocks.*.down"), "ResNet": ("two",)}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def table(family, **more):
+    return roles(lambda s: FAMILIES[family](int(s["width"]), **more), BASE, TARGET)
+
+
+def settings(model, groups):
+    """Learning rate, weight decay and epsilon of every tensor, by name."""
+    by_id = {id(p): (g["lr"], g["weight_decay"], g.get("eps")) for g in groups for p in g["params"]}
+    return {name: by_id[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rules_are_those_of_the_mup_package(family, optimizer):
+    """Learning rates, weight decays and initial deviations of every tensor; the package starts as torch does."""
+    oracle = pytest.importorskip("mup")
+    torch.manual_seed(0)
+    base, other, model = (FAMILIES[family](w, readout=oracle.MuReadout) for w in (8, 16, 32))
+    oracle.set_base_shapes(model, base, delta=other)
+    decay = {} if optimizer == "adam" else {"weight_decay": 0.3}
+    groups = getattr(oracle, {"sgd": "MuSGD", "adam": "MuAdam", "adamw": "MuAdamW"}[optimizer])(
+        model.parameters(), lr=0.1, **decay
+    ).param_groups
+    ours = FAMILIES[family](32)
+    planned = plan(table(family), optimizer)
+    mine, theirs = settings(ours, planned.param_groups(ours, lr=0.1, **decay)), settings(model, groups)
+    assert {n: s[:2] for n, s in mine.items()} == {n: pytest.approx(s[:2]) for n, s in theirs.items()}
+    for tensor, rule in planned:
+        entries = model.get_parameter(tensor.name)
+        if tensor.std and entries.numel() > 30:
+            # a deviation is known to (2 n)^-1/2 for normal entries; the base's tensor has fewer
+            error = (2 * entries.numel()) ** -0.5 + (2 * base.get_parameter(tensor.name).numel()) ** -0.5
+            assert float(entries.std()) == pytest.approx(tensor.std * rule.std, rel=5 * error)
+
+
+def trained(model, batch, optimizer, steps=4):
+    """Outputs after every step."""
+    inputs, targets = batch
+    outputs = []
+    for _ in range(steps):
+        output = model(inputs)
+        outputs.append(output.detach())
+        optimizer.zero_grad()
+        F.cross_entropy(output.flatten(0, -2), targets.flatten()).backward()
+        optimizer.step()
+    return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_multiplier_may_be_moved_into_the_weights(family, optimizer):
+    """Exact: multiplier A, deviation B and rate C do what 1, A B and A C (SGD: A^2 C) do. So mup, which multiplies
+    readouts, and spectral, which does not, train the same function where all widths grow alike."""
+    torch.manual_seed(0)
+    batch = BATCHES[family]()
+    asked = {"lr": 0.05, **({} if optimizer == "adam" else {"weight_decay": 0.1})}
+    if optimizer != "sgd":
+        asked["eps"] = 1e-4  # matters, and so is scaled too
+    told = []
+    multiplied = plan(table(family), optimizer, "mup")
+    model = FAMILIES[family](32)
+    multiplied.init_(model)
+    model = model.double()
+    for name in ("mup", "spectral"):
+        planned, mine = plan(table(family), optimizer, name), copy.deepcopy(model)
+        if name == "spectral":
+            for _, hooks in ((m, m._forward_pre_hooks) for m in mine.modules()):
+                hooks.clear()
+            for tensor, rule in multiplied:
+                mine.get_parameter(tensor.name).data *= rule.multiplier
+        batch = tuple(t.double() if t.is_floating_point() else t for t in batch)
+        told.append(trained(mine, batch, OPTIMIZERS[optimizer](planned.param_groups(mine, **asked))))
+    torch.testing.assert_close(told[0], told[1])
+
+
+def test_a_plan_from_the_base_to_itself_changes_nothing():
+    for optimizer in ("sgd", "adamw", "lion", "muon"):
+        for name in ("sp", "mup", "spectral", "completep"):
+            here = roles(lambda s: Transformer(int(s["width"]), int(s["depth"])), *[Scale(width=8, depth=2)] * 2)
+            for _, rule in plan(here, optimizer, name):
+                assert {rule.std, rule.multiplier, rule.lr, rule.weight_decay, rule.eps} == {1.0}
+
+
+@pytest.mark.parametrize(("name", "power"), [("depth-mup", 0.5), ("completep", 1.0)])
+def test_depth_follows_completep_s_table(name, power):
+    """CompleteP, Table 1, with m_N = 4 and m_L = 3."""
+    here = roles(
+        lambda s: Transformer(int(s["width"]), int(s["depth"])), Scale(width=8, depth=2), Scale(width=32, depth=6)
+    )
+    planned = plan(here, "adamw", name, branches=BRANCHES["Transformer"])
+    rule = {t.name: its for t, its in planned}
+    assert planned.branch == pytest.approx(3**-power)
+    for tensor, its in planned:
+        assert its.eps == pytest.approx(3**-power / 4 if tensor.repeated else 1 / 4)
+    hidden, gain = rule["blocks.0.down.weight"], rule["blocks.0.norm.weight"]
+    assert (hidden.lr, hidden.std) == (pytest.approx(3 ** (power - 1) / 4), 0.5)
+    assert hidden.lr * hidden.weight_decay == pytest.approx(1)
+    assert gain.lr == pytest.approx(3 ** (power - 1))
+    assert {rule[n].lr for n in ("embedding.weight", "norm.weight", "readout.weight")} == {1.0}
+    assert rule["readout.weight"].multiplier == 1 / 4
+
+
+def test_the_spectral_condition_holds():
+    """|W| and the first step of Muon are (fan_out / fan_in)^1/2, by as much as at the base, whatever the shape."""
+
+    def build(scale):
+        return nn.Sequential(*[nn.Linear(int(a * scale["width"]), int(b * scale["width"]), bias=False)
+                               for a, b in ((1, 4), (4, 1), (1, 1))])  # fmt: skip
+
+    def norms(scale):
+        planned = plan(roles(build, Scale(width=32), scale), "muon", "spectral")
+        model, told = build(scale), []
+        planned.init_(model)
+        groups = planned.param_groups(model, lr=1.0)
+        step = torch.optim.Muon([{k: v for k, v in g.items() if k not in ("role", "optimizer")} for g in groups])
+        for layer in model:
+            before = layer.weight.detach().clone()
+            layer.weight.grad = torch.randn_like(before)
+            told.append((before, layer.weight))
+        step.step()
+        return [
+            [float(torch.linalg.matrix_norm(w.detach(), 2)) * (w.shape[1] / w.shape[0]) ** 0.5 for w in (a, b - a)]
+            for a, b in told
+        ]
+
+    torch.manual_seed(0)
+    # a random matrix's norm is within some 10 % of its limit at width 32; Newton-Schulz in bfloat16 is no closer
+    torch.testing.assert_close(
+        torch.tensor(norms(Scale(width=256))), torch.tensor(norms(Scale(width=32))), rtol=0.25, atol=0
+    )
+
+
+def test_rates_by_hand_of_other_optimizers():
+    """Grown in one dimension only: SGD's o / i, Muon's (o / i)^1/2 less torch's own."""
+
+    def build(scale):
+        return nn.Linear(int(scale["into"]), int(scale["out"]), bias=False)
+
+    def rate(optimizer, name="mup", **grown):
+        base, target = Scale(into=8, out=8), Scale({"into": 8, "out": 8, **grown})
+        here = roles(build, base, target, given={"weight": "hidden"})
+        return plan(here, optimizer, name).rule(here["weight"]).lr
+
+    assert rate("sgd", into=32) == 1 / 4
+    assert rate("sgd", out=32) == 4
+    assert rate("lion", into=32) == rate("adamw", into=32) == 1 / 4
+    assert rate("muon", into=32) == 1 / 2
+    assert rate("muon", out=32) == 1  # torch.optim.Muon multiplies by (rows / columns)^1/2 itself
+    assert rate("sgd", "sp", into=32, out=32) == 1
+
+
+def test_decay_exponent_and_multipliers_by_role():
+    model, here = MLP(32), table("MLP")
+    half = settings(model, plan(here, decay_exponent=0.5).param_groups(model, lr=1.0, weight_decay=0.1))
+    assert half["second.weight"][:2] == (0.25, pytest.approx(0.2))
+    groups = plan(here).param_groups(
+        model, lr=1.0, weight_decay=0.1, lr_multipliers={"input": 5.0}, undecayed=("vector", "scalar")
+    )
+    told = settings(model, groups)
+    assert told["first.weight"][:2] == (5.0, 0.1)
+    assert (told["first.bias"][1], told["readout.bias"][1]) == (0, 0)
+
+
+def planned_transformer(**more):
+    here = roles(
+        lambda s: Transformer(int(s["width"]), int(s["depth"]), **more),
+        Scale(width=8, depth=2),
+        Scale(width=32, depth=4),
+    )
+    return plan(here, "adamw", "completep", BRANCHES["Transformer"])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_multipliers_reach_the_forward_pass(tied):
+    """Against the forward pass written out: branches / 2, readout / 4, logits by sqrt(4) / 16."""
+    torch.manual_seed(0)
+    planned, model = planned_transformer(tied=tied), Transformer(32, 4, tied=tied)
+    planned.init_(model)
+    model.readout.weight.data.normal_()
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    tokens = BATCHES["Transformer"]()[0]
+    x = plain.embedding(tokens) + plain.position.weight
+    for block in plain.blocks:
+        for half in ("attention", "mlp"):
+            before = x
+            saved = block.down if half == "attention" else block.project
+            kept = saved.weight.data.clone(), saved.bias.data.clone()
+            saved.weight.data.zero_(), saved.bias.data.zero_()
+            block.scale = 4**0.5 / 16
+            x = before + (block(before) - before) / 2
+            saved.weight.data, saved.bias.data = kept
+    torch.testing.assert_close(model(tokens), F.linear(plain.norm(x), plain.readout.weight) / 4)
+
+
+def test_attaching_again_is_as_once_and_copies_keep_it():
+    torch.manual_seed(0)
+    planned, model = planned_transformer(), Transformer(32, 4)
+    planned.init_(model)
+    tokens = BATCHES["Transformer"]()[0]
+    once = model(tokens)
+    planned.attach_(model)
+    loaded = Transformer(32, 4)
+    loaded.load_state_dict(model.state_dict())
+    planned.attach_(loaded)
+    for other in (model, copy.deepcopy(model), loaded, torch.compile(model, backend="eager")):
+        torch.testing.assert_close(other(tokens), once)
+
+
+def test_wrapped_models_have_the_same_groups(tmp_path):
+    planned, model = planned_transformer(), Transformer(32, 4)
+    wanted = planned.param_groups(model, lr=1.0)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
+    try:
+        for wrapped in (torch.compile(model, backend="eager"), DistributedDataParallel(model)):
+            groups = planned.param_groups(wrapped, lr=1.0)
+            assert [[id(p) for p in g["params"]] for g in groups] == [[id(p) for p in g["params"]] for g in wanted]
+            planned.attach_(wrapped)
+        sharded = torch.distributed.fsdp.fully_shard(
+            copy.deepcopy(model), mesh=torch.distributed.init_device_mesh("cpu", (1,))
+        )
+        assert [len(g["params"]) for g in planned.param_groups(sharded, lr=1.0)] == [len(g["params"]) for g in wanted]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_init_draws_what_the_plan_says():
+    torch.manual_seed(0)
+    here = table("MLP")
+    planned, model = plan(here, zero_readout=True), MLP(32)
+    planned.init_(model, init_scale=2.0)
+    assert not model.readout.weight.any()
+    drawn = model.second.weight
+    assert float(drawn.std()) == pytest.approx(2 * here["second.weight"].std / 2, rel=5 * (2 * drawn.numel()) ** -0.5)
+
+
+def test_a_plan_prints_and_saves_all_it_says():
+    planned = planned_transformer(tied=True)
+    told = json.loads(planned.as_json())
+    assert told["branch"] == 0.5
+    rules = {rule["name"]: rule for rule in told["rules"]}
+    assert rules["blocks.3.down.weight"]["lr"] == 0.25
+    text = str(planned)
+    assert "1 and 0.25" in text  # the embedding, and the readout that it is tied to
+    assert "every residual branch" in text
+    assert "logits of attention x 0.125" in text
+
+
+class Inline(nn.Module):
+    """Attention that keeps its scale to itself."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.head_dim = width // 2
+        self.query = nn.Linear(width, width)
+
+
+def test_what_a_plan_cannot_do_it_refuses_before_anything_is_touched():
+    here, model = table("MLP"), MLP(32)
+    before = copy.deepcopy(model.state_dict())
+    for message, call in {
+        "'adamax' is not known": lambda: plan(here, "adamax"),
+        "'mupp' is not known": lambda: plan(here, parametrization="mupp"),
+        "decay_exponent must be between": lambda: plan(here, decay_exponent=2),
+        "multiplies every residual branch by 0.5": lambda: plan(planned_transformer().roles, "adamw", "completep"),
+        "is tied to readout.weight; untie": lambda: plan(planned_transformer(tied=True).roles, "adamw", "spectral"),
+        "Adam divides a weight decay": lambda: plan(here, "adam").param_groups(model, lr=1.0, weight_decay=0.1),
+        "'readouts' is no role": lambda: plan(here).param_groups(model, lr=1.0, lr_multipliers={"readouts": 2.0}),
+        "second.weight is .* in the model": lambda: plan(here).init_(MLP(16)),
+        "the plan and not in the model": lambda: plan(here).init_(MLP(32, bias=False)),
+        "no module is named 'nothing'": lambda: plan(
+            planned_transformer().roles, "adamw", "completep", ("blocks.*.down", "nothing")
+        ).init_(Transformer(32, 4)),
+        "heads 4 wide at the base and 16 at the target": lambda: plan(
+            roles(lambda s: Inline(int(s["width"])), BASE, TARGET)
+        ).init_(Inline(32)),
+    }.items():
+        with pytest.raises(BadInput, match=message):
+            call()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_groups_that_miss_or_repeat_a_tensor_are_refused():
+    planned, model = plan(table("MLP")), MLP(32)
+    planned.check(model, torch.optim.AdamW(planned.param_groups(model, lr=1.0)))
+    some = [p for name, p in model.named_parameters() if name != "third.weight"]
+    with pytest.raises(BadInput, match=r"third\.weight is 0 times"):
+        planned.check(model, torch.optim.SGD(some))
+    model.third.weight.requires_grad_(False)
+    planned.check(model, torch.optim.SGD(some))

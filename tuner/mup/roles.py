@@ -1,0 +1,398 @@
+"""Roles: which dimensions of which tensors grow with the model, read off models built without memory.
+
+A dimension is infinite if it grows with width, finite if not (Yang et al. 2022, Tensor Programs V, section 4):
+
+| role   | from     | to       | examples                                                |
+|--------|----------|----------|---------------------------------------------------------|
+| input  | finite   | infinite | embeddings, the first layer, depthwise convolutions     |
+| hidden | infinite | infinite | attention and feed-forward matrices                     |
+| output | infinite | finite   | the readout                                             |
+| vector |          | infinite | biases, gains of norms                                  |
+| scalar |          |          | tensors of which nothing grows                          |
+
+The model is built on the meta device, at the target and at the target with the width, and the depth, of the base; and
+once for real at the base, which is small, to see how its tensors start. Nothing is kept on tensors: the table is a
+value, and knows parameters by their names alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from tuner.errors import BadInput
+from tuner.scale import Scale
+from tuner.space import suggestion
+
+Build = Callable[[Scale], nn.Module]
+Shape = tuple[int, ...]
+
+ROLES = ("input", "hidden", "output", "vector", "scalar")
+OF_DATA = frozenset({"batch_size", "steps", "tokens", "chinchilla"})  # axes that no tensor grows with
+DEPTH = "depth"
+
+
+@dataclass(frozen=True)
+class Role:
+    """What is to be known of one tensor.
+
+    Args:
+        name: as in `named_parameters`.
+        shape: at the target.
+        role: see the table above.
+        fan_in, fan_out: at the target; of an embedding, of which one row is read, fan_in is 1, as it is of a vector.
+        wider_in, wider_out: how many times the base's they are.
+        mean, std: of its entries where the base begins; std is 0 for a constant.
+        repeated: a deeper model has more of these.
+        also: the role of the same tensor by its other names, where it is tied.
+    """
+
+    name: str
+    shape: Shape
+    role: str
+    fan_in: int
+    fan_out: int
+    wider_in: float
+    wider_out: float
+    mean: float
+    std: float
+    repeated: bool
+    also: Mapping[str, str]
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """By each of its names."""
+        return {self.name: self.role, **self.also}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The width of an attention head in one module, at the base and at the target."""
+
+    module: str
+    base: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of a model family between two scales; a value: equal, printable, saved as JSON."""
+
+    base: Scale
+    target: Scale
+    tensors: tuple[Role, ...]
+    heads: tuple[Head, ...] = ()
+
+    def __iter__(self) -> Iterator[Role]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, name: str) -> Role:
+        """By any of its names.
+
+        Raises:
+            BadInput: no tensor has that name.
+        """
+        for tensor in self.tensors:
+            if name in tensor.roles:
+                return tensor
+        raise BadInput(f"roles: no tensor is named {name!r}; {suggestion(name, [t.name for t in self.tensors])}")
+
+    @property
+    def deeper(self) -> float:
+        """Depth of the target / depth of the base; 1 where depth is no axis."""
+        return self.target[DEPTH] / self.base[DEPTH] if DEPTH in self.target else 1.0
+
+    def __str__(self) -> str:
+        """One line for all tensors that differ in their place in the depth alone."""
+        groups: dict[tuple[Any, ...], list[Role]] = {}
+        for t in self:
+            groups.setdefault((pattern(t.name), t.shape, t.role, t.wider_in, t.wider_out, t.repeated), []).append(t)
+        lines: list[tuple[str, ...]] = [("tensor", "shape", "role", "fan in", "fan out", "starts at", "")]
+        for (name, *_), (first, *others) in groups.items():
+            tied = [f"tied to {other} ({role})" for other, role in first.also.items()]
+            lines.append(
+                (
+                    f"{name} ({1 + len(others)})" if others else first.name,
+                    " x ".join(map(str, first.shape)),
+                    first.role,
+                    *(_fan(n, r) for n, r in ((first.fan_in, first.wider_in), (first.fan_out, first.wider_out))),
+                    f"{first.mean:.3g}" if first.std == 0 else f"sd {first.std:.3g}",
+                    ", ".join(["repeated"] * first.repeated + tied),
+                )
+            )
+        return aligned(lines)
+
+    def as_json(self) -> str:
+        """The table as text; `of_json` is its inverse."""
+        told = {"base": dict(self.base), "target": dict(self.target)}
+        return json.dumps(
+            {**told, "tensors": [asdict(t) for t in self], "heads": [asdict(head) for head in self.heads]}
+        )
+
+    @staticmethod
+    def of_json(text: str) -> Roles:
+        told = json.loads(text)
+        tensors = tuple(Role(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in told["tensors"])
+        return Roles(Scale(told["base"]), Scale(told["target"]), tensors, tuple(Head(**h) for h in told["heads"]))
+
+
+def roles(build: Build, base: Scale, target: Scale, given: Mapping[str, str] | None = None) -> Roles:
+    """The roles of the tensors of `build(scale) -> nn.Module`.
+
+    Args:
+        base: the scale at which base and raw hyperparameters agree; it is built for real once, with torch seeded.
+        target: the scale to train.
+        given: roles by name, `*` standing for any characters, where the shape does not tell: a plain parameter of
+            which one dimension grows may take the width in or put it out.
+
+    Raises:
+        BadInput: scales that do not compare; a `build` that fails without memory, ignores its scale, or makes other
+            parameters at another width; a tensor that grows by another ratio than the width; a role that shapes do not
+            tell, or that is not one.
+    """
+    given = dict(given or {})
+    _check(base, target, given)
+    axes = [axis for axis in target if axis not in OF_DATA and axis != DEPTH]
+    grown = {axis: target[axis] / base[axis] for axis in axes}
+    still = all(ratio == 1 for ratio in grown.values())
+    probe = {axis: 4.0 if axis == "params" else 2.0 for axis in axes} if still else grown
+    narrow = Scale({**target, **{axis: base[axis] for axis in axes}})
+    wide = Scale({**narrow, **{axis: narrow[axis] * ratio for axis, ratio in probe.items()}})
+    large, small = _without_memory(build, wide), _without_memory(build, narrow)
+    names = _names_of_both(large, small, wide, narrow)
+    if all(large.get_parameter(name).shape == small.get_parameter(name).shape for name in names):
+        raise BadInput(f"roles: build makes the same shapes at {wide} and {narrow}; let it use the scale it is given")
+    repeated, starts = _repeated(build, base, narrow, small), _starts(build, base)
+    tensors = []
+    for same in names.values():
+        place = pattern(same[0])
+        if place not in starts:
+            raise BadInput(f"roles: build makes {same[0]} at {narrow} and none like it at {base}; let it make both")
+        told = _told(large, small, same, probe, given)
+        shape = tuple((small if still else large).get_parameter(same[0]).shape)
+        if still:  # the probe's ratio is not the target's
+            told = {**told, **{f"fan_{way}": round(told[f"fan_{way}"] / told[f"wider_{way}"]) for way in ("in", "out")}}
+            told = {**told, "wider_in": 1.0, "wider_out": 1.0}
+        mean, std = starts[place]
+        tensors.append(Role(same[0], shape, **told, mean=mean, std=std, repeated=place in repeated))
+    return Roles(base, target, tuple(tensors), () if still else _heads(large, small))
+
+
+def pattern(name: str) -> str:
+    """A name with its places in a list left open: `blocks.3.weight` is `blocks.*.weight`."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _fan(fan: int, wider: float) -> str:
+    return f"{fan} (x{wider:g})" if wider != 1 else str(fan)
+
+
+def _check(base: Scale, target: Scale, given: Mapping[str, str]) -> None:
+    if set(base) != set(target):
+        raise BadInput(
+            f"roles: base and target must name the same axes, got {sorted(base)} and {sorted(target)}; name all in both"
+        )
+    if not set(target) - OF_DATA - {DEPTH}:
+        raise BadInput(
+            f"roles: the scale must say how wide the model is, got {sorted(target)}; name the width in both, if only "
+            "to hold it still"
+        )
+    for axis in set(target) - OF_DATA:
+        if base[axis] > target[axis]:
+            raise BadInput(
+                f"roles: {axis} must not be larger at the base than at the target, got {base[axis]:g} and "
+                f"{target[axis]:g}; choose a smaller base"
+            )
+    for name, role in given.items():
+        if role not in ROLES:
+            raise BadInput(f"roles: {role!r}, given for {name}, is no role; {suggestion(role, ROLES)}")
+
+
+def _without_memory(build: Build, scale: Scale) -> nn.Module:
+    """The model on the meta device."""
+    try:
+        with torch.device("meta"):
+            model = build(scale)
+    except Exception as error:
+        raise BadInput(
+            f"roles: build({scale!r}) fails on the meta device: {type(error).__name__}: {error}; let it make its "
+            "tensors on the default device, and look into none"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"roles: build must return a torch.nn.Module, got {type(model).__name__}; return the model")
+    return model
+
+
+def _names(model: nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter, by its first."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+    return {same[0]: same for same in names.values()}
+
+
+def _names_of_both(large: nn.Module, small: nn.Module, wide: Scale, narrow: Scale) -> dict[str, list[str]]:
+    """The names of a model that has the same parameters, equally tied, at two widths."""
+    ours, theirs = _names(large), _names(small)
+    if ours != theirs:
+        first = next(iter([*(set(ours) ^ set(theirs)), *(n for n in ours if ours[n] != theirs.get(n))]))
+        raise BadInput(
+            f"roles: build makes other parameters at {wide} than at {narrow}, the first of them {first}; let the depth "
+            "be an axis of its own, and the width change shapes alone"
+        )
+    return ours
+
+
+def _repeated(build: Build, base: Scale, narrow: Scale, small: nn.Module) -> set[str]:
+    """Patterns of the names that a deeper model has more of."""
+    if narrow.get(DEPTH) == base.get(DEPTH):
+        return set()
+    shallow = Counter(map(pattern, _names(_without_memory(build, Scale({**narrow, DEPTH: base[DEPTH]})))))
+    deep = Counter(map(pattern, _names(small)))
+    if shallow == deep:
+        raise BadInput(
+            f"roles: build makes as many tensors at depth {base[DEPTH]:g} as at {narrow[DEPTH]:g}; let it use the depth"
+        )
+    return {name for name in deep if deep[name] > shallow[name]}
+
+
+def _starts(build: Build, base: Scale) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of the entries of the base's tensors, those of one pattern together."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(base)
+    like: dict[str, list[torch.Tensor]] = {}
+    for name, tensor in model.named_parameters():
+        if not tensor.isfinite().all():
+            raise BadInput(f"roles: {name} is not finite in build({base!r}); let build initialise what it makes")
+        like.setdefault(pattern(name), []).append(tensor.detach())
+    return {name: _start(tensors) for name, tensors in like.items()}
+
+
+def _start(tensors: Sequence[torch.Tensor]) -> tuple[float, float]:
+    first = tensors[0].flatten()[0]
+    if all(bool((tensor == first).all()) for tensor in tensors):
+        return float(first), 0.0
+    squares = sum(float(tensor.double().square().sum()) for tensor in tensors)
+    return 0.0, math.sqrt(squares / sum(tensor.numel() for tensor in tensors))
+
+
+def _told(
+    large: nn.Module, small: nn.Module, names: Sequence[str], grown: Mapping[str, float], given: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields of a role that shapes tell."""
+    after, before = (tuple(model.get_parameter(names[0]).shape) for model in (large, small))
+    _check_ratio(names[0], after, before, grown)
+    grows = [n != m for n, m in zip(after, before, strict=True)]
+    role, *others = (_role(large, name, grows, given) for name in names)
+    into, out = _fans(large, names[0], role, grows)
+
+    def fan(shape: Shape, dimensions: Iterable[int]) -> int:
+        return math.prod(shape[i] for i in dimensions)
+
+    return {
+        "role": role,
+        "fan_in": fan(after, into),
+        "fan_out": fan(after, out),
+        "wider_in": fan(after, into) / fan(before, into),
+        "wider_out": fan(after, out) / fan(before, out),
+        "also": dict(zip(names[1:], others, strict=True)),
+    }
+
+
+def _check_ratio(name: str, after: Shape, before: Shape, grown: Mapping[str, float]) -> None:
+    """Every dimension that grows does so with an axis: nothing is rounded, nothing has a constant part."""
+    ratios = {1.0}
+    for ratio in grown.values():
+        ratios |= {ratio * other for other in ratios}
+    for n, m in zip(after, before, strict=True):
+        exact = any(math.isclose(n, m * ratio) for ratio in ratios)
+        if n != m and not (exact or ("params" in grown and n % m == 0)):
+            told = " or ".join(f"{ratio:g}" for ratio in sorted(ratios - {1.0}))
+            raise BadInput(
+                f"roles: {name} grows from {before} to {after}, by {n / m:g} where the width grows by {told}; choose "
+                "scales at which nothing is rounded"
+            )
+
+
+def _role(model: nn.Module, name: str, grows: Sequence[bool], given: Mapping[str, str]) -> str:
+    """The role of a tensor by one of its names."""
+    for glob, role in given.items():
+        if fnmatchcase(name, glob):
+            return role
+    shape = tuple(model.get_parameter(name).shape)
+    if not any(grows):
+        return "scalar"
+    if sum(n > 1 for n in shape) <= 1:
+        return "vector"
+    if (known := _dimensions(model, name)) is not None:
+        into, out = (any(grows[i] for i in dimensions) for dimensions in known)
+        return "hidden" if into and out else "output" if into else "input"
+    if sum(grows) == 2:
+        return "hidden"
+    raise BadInput(
+        f"roles: the shape {shape} of {name} does not tell whether it takes the width in or puts it out; "
+        f'say which: given={{"{name}": "input"}}, or "output"'
+    )
+
+
+def _fans(model: nn.Module, name: str, role: str, grows: Sequence[bool]) -> tuple[Sequence[int], Sequence[int]]:
+    """The dimensions that are summed over, and those that are put out."""
+    everything = range(len(grows))
+    if role in ("vector", "scalar"):
+        return [], everything
+    if (known := _dimensions(model, name)) is not None:
+        return ([], known[1]) if isinstance(_owner(model, name), (nn.Embedding, nn.EmbeddingBag)) else known
+    wide, narrow = [i for i in everything if grows[i]], [i for i in everything if not grows[i]]
+    if role == "hidden":  # as in a linear layer; what does not grow counts matrices
+        return wide[1:], wide[:1]
+    return (narrow, wide) if role == "input" else (wide, narrow)
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _dimensions(model: nn.Module, name: str) -> tuple[list[int], list[int]] | None:
+    """Which dimensions of a matrix a module of torch, or of transformers, takes in, and which it puts out."""
+    module, tensor = _owner(model, name), model.get_parameter(name)
+    if tensor.ndim < 2:
+        return None
+    reversed_ = isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvTransposeNd))
+    if reversed_ or type(module).__name__ == "Conv1D":  # of transformers
+        return [0, *range(2, tensor.ndim)], [1]
+    known = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+    return ([*range(1, tensor.ndim)], [0]) if isinstance(module, known) else None
+
+
+def _heads(large: nn.Module, small: nn.Module) -> tuple[Head, ...]:
+    """The modules that say how wide their attention's heads are, by an attribute `head_dim`, where these grow."""
+    narrow, wide = (
+        {name: int(module.head_dim) for name, module in model.named_modules() if _attends(module)}
+        for model in (small, large)
+    )
+    return tuple(Head(name, narrow[name], n) for name, n in wide.items() if n != narrow[name])
+
+
+def _attends(module: nn.Module) -> bool:
+    """Has weights and a `head_dim`, and no module inside that has."""
+    inside = [m for m in module.modules() if hasattr(m, "head_dim") and any(True for _ in m.parameters())]
+    return inside == [module]
