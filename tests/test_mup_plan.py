@@ -256,7 +256,7 @@ def test_init_draws_what_the_plan_says():
     planned, model = plan(here, zero_readout=True), MLP(32)
     planned.init_(model, init_scale=2.0)
     assert not model.readout.weight.any()
-    drawn = model.second.weight
+    drawn = model.second.weight.detach()
     assert float(drawn.std()) == pytest.approx(2 * here["second.weight"].std / 2, rel=5 * (2 * drawn.numel()) ** -0.5)
 
 

@@ -281,7 +281,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     """The module that owns a parameter, by the name that this has without wrappers."""
     module = model
     for part in name.split(".")[:-1]:
-        module = getattr(_unwrapped(module), part)
+        module = getattr(_unwrapped(module), part) if part else module
     return _unwrapped(module)
 
 
