@@ -32,7 +32,7 @@ PART = 16  # processes evaluated at once: more no longer fit the cache
 CLIMB = {"maxiter": 120, "ftol": 1e-5, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down
 STEP = 1e-4  # finite difference of the gradient, in prior standard deviations
-TOLERATED = 50.0  # log units a draw may lie below what its distance from the mode makes Laplace's density say
+TOLERATED = 150.0  # log units that a draw may lie below what Laplace's density says; some 30 runs leave at most 100
 HALVINGS = 6  # of its distance from the mode
 FLOOR = 0.5  # of the eigenvalues of H: a posterior wider than 1.4 priors is an artefact of the quadratic step
 
