@@ -17,7 +17,15 @@ from tuner.errors import BadInput
 
 study_file = click.argument("study", type=click.Path(dir_okay=False))
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class _Failed(Exception):
+    """A check that fails: status 1, and what it told."""
+
+    def __init__(self, told: dict[str, Any] | None) -> None:
+        super().__init__()
+        self.told = told
 
 
 class _OneLine(click.Group):
@@ -55,6 +63,10 @@ def _command(function: Callable[..., dict[str, Any] | None]) -> Callable[..., No
                 told = function(*args, **kwargs)
             if told is not None:
                 click.echo(json.dumps(told))
+        except _Failed as failed:
+            if failed.told is not None:
+                click.echo(json.dumps(failed.told))
+            sys.exit(FAILED)
         except BadInput as error:
             _say(str(error))
             sys.exit(BAD_INPUT)
@@ -263,6 +275,38 @@ def compare(
         compared = compare_live(file, names, numbers, budget, direct, answers, workers, said)
         console.print(comparison(compared))
     return {"methods": compared} if as_json else None
+
+
+@main.command()
+@click.argument("family")
+@click.option("--parametrization", default="mup", show_default=True, help="Of the plan: sp, mup, spectral, ...")
+@click.option("--optimizer", default="adamw", show_default=True, help="Of the plan: sgd, adam, adamw, muon.")
+@click.option("--branch", "branches", multiple=True, help="A module that ends a residual branch, * for any characters.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="A page with the figures.")
+@as_json
+@_command
+def check(
+    family: str, parametrization: str, optimizer: str, branches: tuple[str, ...], output: str | None, as_json: bool
+) -> dict[str, Any] | None:
+    """Is the parametrization of a model right? FAMILY, module:attribute, has build(scale) and loss(model, seed).
+
+    With optimizer(model, scale, lr) it is judged as it stands; without, the plan is.
+    """
+    from tuner.mup.check import coordinate_check, family_named
+    from tuner.report.coordinates import write
+    from tuner.report.terminal import checked, console
+
+    found = family_named(family)
+    if hasattr(found, "optimizer"):
+        click.echo(f"{family} has its own optimizer: its parametrization is judged as it stands", err=True)
+    told = coordinate_check(found, parametrization, optimizer, branches=branches or None)
+    console.print(checked(told))
+    if output is not None:
+        write(told, family, output)
+    answer = told.as_json() if as_json else None
+    if told.verdict == "fail":
+        raise _Failed(answer)
+    return answer
 
 
 def _seeds(text: str) -> range:

@@ -16,7 +16,9 @@ from rich.table import Table
 
 from tuner.engine import outlook
 from tuner.ledger import Ledger
+from tuner.mup.check import Coordinates
 from tuner.record import RUNNING
+from tuner.report.coordinates import rows
 from tuner.report.versus import HEADINGS, lines
 from tuner.report.words import bill, bill_headings, drift, number, prediction, span
 from tuner.study import Study
@@ -24,6 +26,7 @@ from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
 EVERY = 5.0  # seconds between plain lines, off a terminal
+SHOWN = 12  # slopes of a coordinate check
 
 
 @contextmanager
@@ -129,6 +132,18 @@ def comparison(methods: Mapping[str, Any]) -> Table:
             reached = _quartiles([_cost_of(entry, loss, verified) for entry in told["seeds"]]) if step == -1 else ""
             name = told["variant"] if step == -steps else ""
             table.add_row(name, number(spent), *cells, reached, end_section=step == -1)
+    return table
+
+
+def checked(told: Coordinates) -> Table:
+    """The verdict of a coordinate check, and the slopes that are not as they must be; of a pass the steepest."""
+    table = Table(title=f"Coordinate check: {told.verdict}", title_justify="left")
+    for column in ("quantity", "of", "along", "slope", "90 %", "says"):
+        table.add_column(column)
+    wrong = [slope for slope in told.slopes if slope.verdict != "pass"]
+    for row in rows((wrong or sorted(told.slopes, key=lambda s: -s.wrong))[:SHOWN]):
+        table.add_row(*row)
+    table.caption = "; ".join(told.reasons)
     return table
 
 

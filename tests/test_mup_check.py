@@ -1,0 +1,222 @@
+"""The coordinate check passes what is right, names what is wrong, and leaves the model as it found it."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from click.testing import CliRunner
+from families import MLP, Transformer
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+from tuner import Scale
+from tuner.cli import main
+from tuner.errors import BadInput
+from tuner.mup import coordinate_check, plan, roles
+from tuner.mup.check import LEVEL, Measured, _fitted, family_named
+from tuner.mup.probe import effects, look, size
+
+SCALES = [Scale(width=width) for width in (64, 128, 256, 512)]
+
+
+class Digits:
+    """Three layers on points that a random teacher has named."""
+
+    scales = SCALES
+
+    def build(self, scale):
+        return MLP(int(scale["width"]))
+
+    def loss(self, model, seed):
+        drawn = torch.Generator().manual_seed(seed)
+        x = torch.randn(16, 12, generator=drawn)
+        return F.cross_entropy(model(x), (x[:, :5] - x[:, 5:10]).argmax(-1))
+
+
+class Planned(Digits):
+    """Right but for one change of the groups."""
+
+    def optimizer(self, model, scale, lr):
+        planned = plan(roles(self.build, SCALES[0], scale))
+        planned.init_(model)
+        groups = planned.param_groups(model, lr, weight_decay=0.1)
+        for group in groups:
+            self.change(group, scale["width"] / SCALES[0]["width"])
+        return torch.optim.AdamW(groups)
+
+    def change(self, group, wider):
+        pass
+
+
+class Standard(Digits):
+    def optimizer(self, model, scale, lr):
+        return torch.optim.AdamW(model.parameters(), lr=lr)
+
+
+class SlowBiases(Planned):
+    def change(self, group, wider):
+        if group["role"] == "vector":
+            group["lr"] /= wider
+            group["weight_decay"] *= wider
+
+
+class OneDecay(Planned):
+    def change(self, group, wider):
+        group["weight_decay"] = 0.1
+
+
+class Coupled(Digits):
+    def optimizer(self, model, scale, lr):
+        planned = plan(roles(self.build, SCALES[0], scale), "adam")
+        planned.init_(model)
+        groups = planned.param_groups(model, lr)
+        return torch.optim.Adam([{**group, "weight_decay": 0.01} for group in groups])
+
+
+@pytest.mark.parametrize(("parametrization", "optimizer"), [("mup", "adamw"), ("mup", "sgd"), ("spectral", "muon")])
+def test_plans_pass(parametrization, optimizer):
+    told = coordinate_check(Digits(), parametrization, optimizer)
+    assert (told.verdict, told.as_json()["verdict"]) == ("pass", "pass"), told.reasons
+
+
+def test_a_right_parametrization_of_one_s_own_passes():
+    assert coordinate_check(Planned()).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "quantity", "slope"),
+    [
+        (Standard, "second", "change", 1),
+        (SlowBiases, "first.bias", "effect", -1),
+        (OneDecay, "second.weight", "decay", -1),
+        (Coupled, "first.weight", "decay", 1),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_power(family, name, quantity, slope):
+    told = coordinate_check(family())
+    assert told.verdict == "fail"
+    assert [s.quantity for s in told.slopes if s.name == name and s.verdict == "fail"].count(quantity) == 1
+    found = next(s for s in told.slopes if (s.name, s.quantity) == (name, quantity))
+    assert found.slope == pytest.approx(slope, abs=0.25)
+    assert told.worst.name.startswith(name.partition(".")[0])  # no earlier layer is blamed
+
+
+def test_training_that_diverges_when_wide_fails():
+    class Wild(Standard):
+        def loss(self, model, seed):
+            loss = super().loss(model, seed)
+            return loss / 0 if model.readout.in_features == 512 and loss.grad_fn and seed < 1000 else loss
+
+    told = coordinate_check(Wild())
+    assert told.verdict == "fail"
+    assert "diverges at width 512" in told.reasons[0]
+    json.dumps(told.as_json(), allow_nan=False)
+
+
+def test_slopes_are_those_of_scipy():
+    torch.manual_seed(0)
+    found = [
+        Measured("x", "size", scale, math.exp(0.3 * math.log(scale["width"]) + 0.1 * float(torch.randn(()))))
+        for scale in SCALES
+        for _ in range(3)
+    ]
+    slope, low, high = _fitted(found, ["width"])["width"]
+    line = stats.linregress([math.log(m.scale["width"]) for m in found], [math.log(m.value) for m in found])
+    reach = line.stderr * stats.t.ppf(0.5 + LEVEL / 2, len(found) - 2)
+    assert (slope, low, high) == pytest.approx((line.slope, line.slope - reach, line.slope + reach))
+
+
+def test_depth_and_width_have_slopes_of_their_own():
+    class Deep(Digits):
+        scales = [Scale(width=w, depth=d) for w in (64, 128, 256) for d in (2, 4)]  # noqa: RUF012
+
+        def build(self, scale):
+            return Transformer(int(scale["width"]), int(scale["depth"]))
+
+        def loss(self, model, seed):
+            tokens = torch.randint(11, (8, 7), generator=torch.Generator().manual_seed(seed))
+            tokens[:, 1::2] = (3 * tokens[:, :-1:2] + 1) % 11  # every other one can be told
+            return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+    told = coordinate_check(Deep(), "completep", branches=("blocks.*.project", "blocks.*.down"), seeds=range(2))
+    along = {axis: {s.name for s in told.slopes if s.axis == axis} for axis in ("width", "depth")}
+    assert "blocks.*.down.weight" in along["width"]
+    assert along["depth"] >= {"blocks.*", "norm", "readout"}
+    assert not any(".*." in name for name in along["depth"])
+    assert told.verdict != "fail", told.reasons
+
+
+def test_effects_against_the_difference_by_hand():
+    torch.manual_seed(0)
+    model, x = MLP(8), torch.randn(4, 12)
+    initial = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    trained = copy.deepcopy(model.state_dict())
+    told = dict(effects(model, look(model, lambda: model(x).sum()), initial))
+    h = torch.tanh(F.linear(x, trained["first.weight"], trained["first.bias"]))
+    moved = F.linear(h, trained["second.weight"] - initial["second.weight"])
+    assert told["second.weight"] == pytest.approx(size(moved))
+    assert told["third.bias"] == pytest.approx(size(trained["third.bias"] - initial["third.bias"]))
+    assert all(torch.equal(trained[name], value) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Attends(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.fused = fused
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x):
+        q = self.inner(x)
+        if self.fused:
+            return F.scaled_dot_product_attention(q, x, x, scale=0.5, is_causal=True)
+        return (0.5 * q @ x.mT + torch.full((5, 5), -torch.inf).triu(1)).softmax(-1) @ x
+
+
+def test_logits_are_seen_where_attention_is_taken():
+    torch.manual_seed(0)
+    x, fused = torch.randn(2, 5, 6), Attends(fused=True)
+    plain = Attends(fused=False)
+    plain.load_state_dict(fused.state_dict())
+    seen = [look(nn.Sequential(m), lambda m=m: m(x).sum()).activations["0.logits"] for m in (fused, plain)]
+    wanted = 0.5 * fused.inner(x) @ x.mT
+    below = torch.ones(5, 5).tril().bool()
+    torch.testing.assert_close(seen[0], wanted)
+    torch.testing.assert_close(seen[1][:, below], wanted[:, below])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scales": SCALES[:2]}, "needs three scales, got 2"),
+        ({"loss": lambda model, seed: torch.ones(3)}, "must give one number"),
+        ({"loss": lambda model, seed: model.first.weight.sum() * torch.nan}, "no learning rate|before training"),
+        ({"build": lambda scale: MLP(16)}, "the same shapes"),
+    ],
+)
+def test_a_family_that_cannot_be_checked_is_refused(change, message):
+    family = Digits()
+    for name, value in change.items():
+        setattr(family, name, value)
+    with pytest.raises(BadInput, match=message):
+        coordinate_check(family, lr=0.01)
+
+
+def test_the_command_answers_in_json_and_by_its_status(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from test_mup_check import Digits, Standard\nnothing = 3\n")
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "check.html"
+    for name, status in (("Digits", 0), ("Standard", 1)):
+        done = CliRunner().invoke(main, ["check", f"mine:{name}", "--json", "-o", str(page)])
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert (done.exit_code, told["verdict"]) == (status, ["pass", "fail"][status]), done.stderr
+        assert set(told["worst"]) == {"name", "quantity", "slope", "interval"}
+        assert f"Coordinate check of mine:{name}: {told['verdict']}" in page.read_text()
+    with pytest.raises(BadInput, match="has no build"):
+        family_named("mine:nothing")
