@@ -3,21 +3,21 @@
 Under a right parametrization everything that training moves is moved by as much at every width (Yang et al. 2022,
 Tensor Programs V, section 8 and appendix D.1): slopes of ln(size) in ln(width) are zero. Judged are
 
-| quantity   | of            | must be  | but                                                                  |
+| quantity   | of            | power    | but                                                                  |
 |------------|---------------|----------|----------------------------------------------------------------------|
-| size       | an activation | constant | what has no more entries at a larger width (a readout) may fall      |
-| change     | an activation | constant | since initialisation                                                 |
-|            | logits        | at most  | both may fall: queries and keys begin unaligned                      |
-| effect     | a tensor      | constant | see `tuner.mup.probe`; one that does next to nothing is left out     |
-| decay      | a tensor      | constant | lr x weight decay in the optimizer's groups: no few steps show it    |
-| loss       | the model     | falling  | wider is better: a rising loss makes a pass undetermined             |
+| size       | an activation | 0        | what has no more entries at a larger width (a readout) may fall      |
+| change     | an activation | 0        | since initialisation                                                 |
+| both       | logits        | <= 0     | <= -1/2 at the start where heads grow: q and k are not aligned yet   |
+| effect     | a tensor      | 0        | see `tuner.mup.probe`; one that does next to nothing is left out     |
+| decay      | a tensor      | 0        | lr x weight decay in the optimizer's groups: no few steps show it    |
+| loss       | the model     | <= 0     | wider is better: a rising loss makes a pass undetermined             |
 
 Where depth is varied, only what is outside the blocks, and what a block gives out, is judged along it: a branch has a
 right to shrink (CompleteP).
 
 A wrong power of width is wrong by 1/2 at least, and narrow networks are not yet their limit: a slope fails if its 90 %
-interval lies beyond a quarter, and passes if it is within a quarter itself and its interval leaves out a half. The
-verdict is `fail` if one fails, `pass` if all pass, else `undetermined`.
+interval lies more than a quarter off what it may be, and passes if it is within a quarter itself and its interval leaves
+out a half. The verdict is `fail` if one fails, `pass` if all pass, else `undetermined`.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Measured:
     quantity: str
     scale: Scale
     value: float
-    entries: int = 0
+    entries: int = 0  # of the activation; of logits, of a query
 
 
 @dataclass(frozen=True)
 class Slope:
-    """d ln(value) / d ln(axis), with its 90 % interval, and what that says."""
+    """d ln(value) / d ln(axis), with its 90 % interval; what it may be, lowest to highest; and what that says."""
 
     name: str
     quantity: str
@@ -82,18 +82,26 @@ class Slope:
     slope: float
     low: float
     high: float
-    may_fall: bool
-    verdict: str
+    lowest: float
+    highest: float
 
     @property
     def wrong(self) -> float:
         """How far it is from what it may be."""
-        return max(self.slope, 0.0) if self.may_fall or self.quantity == "loss" else abs(self.slope)
+        return max(self.slope - self.highest, self.lowest - self.slope, 0.0)
+
+    @property
+    def verdict(self) -> str:
+        if self.low > self.highest + TOLERANCE or self.high < self.lowest - TOLERANCE:
+            return "undetermined" if self.quantity == "loss" else "fail"
+        settled = self.high < self.highest + WRONG and self.low > self.lowest - WRONG
+        return "pass" if self.wrong <= TOLERANCE and settled else "undetermined"
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"{self.quantity} of {self.name} goes as {self.axis}^{self.slope:.2f} ({self.low:.2f} .. {self.high:.2f})"
         )
+        return f"{told} and must fall as {self.axis}^{self.highest:g}" if self.highest < 0 else told
 
 
 @dataclass(frozen=True)
@@ -248,10 +256,11 @@ class _Runner:
         end = look(model, lambda: self._loss(model, batch))
         for name, now in end.activations.items():
             then = start.activations.get(name)
-            yield Measured(name, "size", scale, size(now), now.numel())
+            entries = end.heads.get(name, now.numel())
+            yield Measured(name, "size", scale, size(now), entries)
             if then is not None and then.shape == now.shape:
-                yield Measured(name, "size at the start", scale, size(then), now.numel())
-                yield Measured(name, "change", scale, size(now - then), now.numel())
+                yield Measured(name, "size at the start", scale, size(then), entries)
+                yield Measured(name, "change", scale, size(now - then), entries)
         gradients = {name: 0.0 if p.grad is None else size(p.grad) for name, p in model.named_parameters()}
         largest = max(gradients.values())
         for name, value in effects(model, end, initial):
@@ -322,9 +331,7 @@ def _slopes(measured: Sequence[Measured], scales: Sequence[Scale]) -> Iterator[S
             continue
         for axis, (slope, low, high) in _fitted(found, axes).items():
             if axis != DEPTH or not _inside_a_block(name, quantity):
-                falls = _may_fall(name, quantity, found)
-                verdict = _verdict(quantity, falls, slope, low, high)
-                yield Slope(name, quantity, axis, slope, low, high, falls, verdict)
+                yield Slope(name, quantity, axis, slope, low, high, *_allowed(name, quantity, axis, found))
 
 
 def _owner(key: tuple[str, str], place: Mapping[str, int]) -> str:
@@ -365,25 +372,19 @@ def _fitted(found: Sequence[Measured], axes: Sequence[str]) -> dict[str, tuple[f
     return {axis: (float(ends[0][k]), float(ends[1][k]), float(ends[2][k])) for k, axis in enumerate(axes, 1)}
 
 
-def _may_fall(name: str, quantity: str, found: Sequence[Measured]) -> bool:
-    """The size of what does not grow, and logits: see the table above."""
-    entries = {m.entries for m in found}
-    return name.rpartition(".")[2] == LOGITS or (quantity.startswith("size") and len(entries) == 1)
-
-
-def _verdict(quantity: str, may_fall: bool, slope: float, low: float, high: float) -> str:
-    if quantity == "loss":
-        return "undetermined" if low > 0 else "pass"
-    if low > TOLERANCE or (high < -TOLERANCE and not may_fall):
-        return "fail"
-    level = slope <= TOLERANCE and high < WRONG and (may_fall or (slope >= -TOLERANCE and low > -WRONG))
-    return "pass" if level else "undetermined"
+def _allowed(name: str, quantity: str, axis: str, found: Sequence[Measured]) -> tuple[float, float]:
+    """The powers that are right, by the table above."""
+    grows = len({m.entries for m in found}) > 1
+    if name.rpartition(".")[2] == LOGITS:
+        return -math.inf, -WRONG if grows and quantity == "size at the start" and axis != DEPTH else 0.0
+    falls = quantity == "loss" or (quantity.startswith("size") and not grows)
+    return -math.inf if falls else 0.0, 0.0
 
 
 def _judged(slopes: Sequence[Slope], measured: tuple[Measured, ...], lr: float) -> Coordinates:
     diverged = sorted({str(m.scale) for m in measured if m.quantity == "loss" and not math.isfinite(m.value)})
     if diverged:
-        worst = Slope("the model", "loss", "scale", math.inf, math.inf, math.inf, False, "fail")
+        worst = Slope("the model", "loss", "scale", math.inf, math.inf, math.inf, -math.inf, 0.0)
         reasons = (f"training at the learning rate {lr:.3g} of the smallest scale diverges at {', '.join(diverged)}",)
         return Coordinates("fail", reasons, worst, tuple(slopes), measured, lr)
     by_verdict = {v: [s for s in slopes if s.verdict == v] for v in ("fail", "undetermined", "pass")}

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 Calls = dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
 LOGITS = "logits"
 
 
@@ -31,11 +32,13 @@ class Seen:
     Args:
         activations: by module, in the order they were made; a module that is called often counts once.
         calls: what each module was called with.
+        heads: how many entries queries and keys have, by logits.
         loss: of the pass.
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
     calls: Calls = field(default_factory=dict)
+    heads: dict[str, int] = field(default_factory=dict)
     loss: float = math.nan
 
 
@@ -44,7 +47,7 @@ class _Logits(TorchFunctionMode):
 
     def __init__(self, seen: Seen, inside: list[str]) -> None:
         super().__init__()
-        self.seen, self.inside = seen, inside
+        self.seen, self.inside, self.multiplied = seen, inside, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,8 +57,12 @@ class _Logits(TorchFunctionMode):
             factor = kwargs.get("scale") or query.shape[-1] ** -0.5
             many = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3) if kwargs.get("enable_gqa") else key
             self.seen.activations.setdefault(name, (query @ many.mT * factor).detach())
+            self.seen.heads.setdefault(name, query.shape[-1])
         elif func in SOFTMAX:
             self.seen.activations.setdefault(name, args[0].detach())
+            self.seen.heads.setdefault(name, self.multiplied)
+        elif func in PRODUCTS:  # the last one before a softmax made its logits
+            self.multiplied = args[0].shape[-1]
         return func(*args, **kwargs)
 
 
