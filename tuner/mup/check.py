@@ -16,8 +16,8 @@ Where depth is varied, only what is outside the blocks, and what a block gives o
 right to shrink (CompleteP).
 
 A wrong power of width is wrong by 1/2 at least, and narrow networks are not yet their limit: a slope fails if its 90 %
-interval lies more than a quarter off what it may be, and passes if it is within a quarter itself and its interval leaves
-out a half. The verdict is `fail` if one fails, `pass` if all pass, else `undetermined`.
+interval lies more than a quarter off what it may be, and passes if it is within a quarter itself and its interval
+leaves out a half. The verdict is `fail` if one fails, `pass` if all pass, else `undetermined`.
 """
 
 from __future__ import annotations
@@ -92,16 +92,17 @@ class Slope:
 
     @property
     def verdict(self) -> str:
+        if self.quantity == "loss":
+            return "undetermined" if self.low > 0 else "pass"
         if self.low > self.highest + TOLERANCE or self.high < self.lowest - TOLERANCE:
-            return "undetermined" if self.quantity == "loss" else "fail"
+            return "fail"
         settled = self.high < self.highest + WRONG and self.low > self.lowest - WRONG
         return "pass" if self.wrong <= TOLERANCE and settled else "undetermined"
 
     def __str__(self) -> str:
-        told = (
-            f"{self.quantity} of {self.name} goes as {self.axis}^{self.slope:.2f} ({self.low:.2f} .. {self.high:.2f})"
-        )
-        return f"{told} and must fall as {self.axis}^{self.highest:g}" if self.highest < 0 else told
+        ends = f"{self.low:.2f} .. {self.high:.2f}"
+        must = f" and must fall as {self.axis}^{self.highest:g}" if self.highest < 0 else ""
+        return f"{self.quantity} of {self.name} goes as {self.axis}^{self.slope:.2f} ({ends}){must}"
 
 
 @dataclass(frozen=True)
