@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,17 @@ def settings(model, groups):
     """Learning rate, weight decay and epsilon of every tensor, by name."""
     by_id = {id(p): (g["lr"], g["weight_decay"], g.get("eps")) for g in groups for p in g["params"]}
     return {name: by_id[id(p)] for name, p in model.named_parameters()}
+
+
+def test_the_python_of_the_readme_plans_a_model(capsys):
+    readme = Path(__file__).parents[1] / "README.md"
+    _, code = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    said: dict = {}
+    exec(code, said)
+    said["plan"].check(said["model"], said["optimizer"])
+    assert str(said["plan"]) in capsys.readouterr().out
+    hidden = next(g for g in said["optimizer"].param_groups if g["role"] == "hidden")
+    assert (hidden["lr"], hidden["weight_decay"]) == (3e-3 / 16, 0.1 * 16)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuner import mup as mup
     from tuner.errors import BadInput as BadInput
     from tuner.opening import create_study as create_study
     from tuner.scale import Scale as Scale
@@ -35,10 +36,12 @@ _HOME = {
     "create_study": "opening",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "mup"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "mup":
+        return import_module("tuner.mup")
     if name not in _HOME:
         raise AttributeError(f"module 'tuner' has no attribute {name!r}")
     value = getattr(import_module(f"tuner.{_HOME[name]}"), name)
