@@ -219,6 +219,14 @@ def test_loss_law_is_kaplans_where_its_bend_is_one(scales, height):
     torch.testing.assert_close(law([0.7, 0.3], bend=1.0, height=height)(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("bend", "height"), [(0.3, 0.5), (3.0, math.inf)])
+def test_one_axis_has_a_power_law(scales, bend, height):
+    one = frame((0,), (-2.0,))
+    rise = 0.7 * torch.expm1(-ALPHA[:1] * one.reach)
+    told = LossLaw(one, LEVEL, rise, ALPHA[:1], torch.tensor(bend, dtype=DTYPE), height)(scales[0][:, :2])
+    torch.testing.assert_close(told, LEVEL + 0.7 * (scales[1][:, 0] - 1))
+
+
 def test_a_loss_may_rise_with_scale(scales):
     up, down = law([-0.7, -0.3], 1.5, 4.0)(scales[0]), law([0.7, 0.3], 1.5, 4.0)(scales[0])
     torch.testing.assert_close(up - LEVEL, LEVEL - down)

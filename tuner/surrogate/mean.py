@@ -26,7 +26,8 @@ class LossLaw(gpytorch.means.Mean):
 
     h_a = c_a ((n_a / N_a)^-alpha_a - 1), so that with bend = 1 this is the power of a sum of power laws that Kaplan et
     al. 2020, eq. 1.5, found: the better one axis, the more another gives, and E_target is z above where the loss can
-    fall. Where b = z, at the most, the gains of the axes add up; without z, the power is its limit b ln(1 + s / b).
+    fall. Where b = z, at the most, the gains of the axes add up, as a single axis's do: there nothing is combined, and
+    what the loss falls towards is not zero but unknown. Without z, the power is its limit b ln(1 + s / b).
     Where s < 0 (the loss rises with scale, or a run lies beyond the target), the same below E_target: odd in s.
 
     Args:
@@ -41,6 +42,8 @@ class LossLaw(gpytorch.means.Mean):
     def forward(self, inputs: Tensor) -> Tensor:
         distances = law_distance(self.frame.split(inputs)[1], self.frame.reach, self.alpha)
         total = (distances * self.rise[..., None, :]).sum(-1)
+        if self.frame.axes == 1:
+            return self.level[..., None] + total
         side = torch.where(total < 0, -1.0, 1.0)  # not sign: its slope at zero, where climbs start, is none
         amplitude = (self.rise / torch.expm1(-self.alpha * self.frame.reach)).square().add(SMOOTH**2).sqrt().sum(-1)
         bend = (self.bend * amplitude + LEAST)[..., None]
