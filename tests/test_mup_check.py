@@ -220,3 +220,50 @@ def test_the_command_answers_in_json_and_by_its_status(tmp_path, monkeypatch):
         assert f"Coordinate check of mine:{name}: {told['verdict']}" in page.read_text()
     with pytest.raises(BadInput, match="has no build"):
         family_named("mine:nothing")
+
+
+CLAIMS = """
+from test_mup_check import Planned, Standard
+import tuner
+
+class Trains:
+    parametrization = "mup-adamw"
+    space = tuner.SearchSpace({"lr": tuner.Float(1e-3, 1e-1, log=True)})
+    def cost(self, params, scale):
+        return scale["width"]
+    def __call__(self, params, scale, seed):
+        return params["lr"] / scale["width"]
+
+class Honest(Trains, Planned):
+    pass
+
+class Liar(Trains, Standard):
+    pass
+"""
+STUDY = """
+[study]
+name = "{name}"
+[objective]
+call = "claims_{name}:{name}"
+[scale]
+target = {{ width = 512 }}
+proxies = {{ width = [64, 128] }}
+[budget]
+target_runs = 0.5
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("Honest", 0), ("Liar", 1)])
+def test_an_objective_is_held_to_its_parametrization_before_the_first_trial(tmp_path, name, status):
+    (tmp_path / f"claims_{name}.py").write_text(CLAIMS)
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.format(name=name))
+    asked = ["run", str(study), "--workers", "0", "--no-verify", "--json"]
+    first = CliRunner().invoke(main, asked)
+    assert first.exit_code == status, first.stderr
+    assert ("coordinate check: pass" if status == 0 else "stopped before the first trial") in first.stderr
+    assert bool(first.stdout) == (status == 0)
+    again = CliRunner().invoke(main, [*asked, "--skip-check"])
+    assert again.exit_code == 0
+    assert "coordinate check" not in again.stderr
+    assert json.loads(again.stdout)["trials"] >= 4

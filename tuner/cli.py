@@ -101,9 +101,12 @@ def _again() -> str:
 @click.option("--budget", type=float, help="Of the search, in target runs; default: the study file's.")
 @click.option("--workers", type=click.IntRange(0), help="Worker processes; 0: this one. Default: one a core.")
 @click.option("--no-verify", is_flag=True, help="Leave out the run at the target that checks the answer.")
+@click.option("--skip-check", is_flag=True, help="Leave out the coordinate check before the first trial.")
 @as_json
 @_command
-def run(study: str, budget: float | None, workers: int | None, no_verify: bool, as_json: bool) -> dict[str, Any] | None:
+def run(
+    study: str, budget: float | None, workers: int | None, no_verify: bool, skip_check: bool, as_json: bool
+) -> dict[str, Any] | None:
     """Run live training, or resume it, and check the answer at the target."""
     from tuner.opening import open_study
     from tuner.report.terminal import progress
@@ -116,6 +119,8 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
     with open_study(file, budget=budget) as opened:
+        if not (skip_check or opened.entries):
+            _hold_to_claim(opened)
         with progress(budget) as shown:
             stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
         rec = opened.recommend()
@@ -126,6 +131,20 @@ def run(study: str, budget: float | None, workers: int | None, no_verify: bool, 
             if entry.error is not None:
                 click.echo(f"the verification broke: {entry.error.splitlines()[0]}", err=True)
         return _answer(opened, rec, as_json, stopped)
+
+
+def _hold_to_claim(study: Any) -> None:
+    """Stops a study whose objective does not keep what its parametrization says, before money is spent on it."""
+    from tuner.mup.check import claim_checked
+    from tuner.report.terminal import checked, console
+
+    told = claim_checked(study.source.load(), study.problem)
+    if told is not None and told.verdict == "fail":
+        console.print(checked(told))
+        click.echo("stopped before the first trial; correct the parametrization, or run with --skip-check", err=True)
+        raise _Failed(None)
+    if told is not None:
+        click.echo(f"coordinate check: {told.verdict}; {told.reasons[0]}", err=True)
 
 
 @main.command()

@@ -39,6 +39,7 @@ from tuner.mup.plan import Plan, plan
 from tuner.mup.probe import LOGITS, effects, look, size
 from tuner.mup.roles import DEPTH, pattern, roles
 from tuner.objective import named, one_line
+from tuner.problem import Problem
 from tuner.scale import Scale
 
 WRONG = 0.5  # the smallest power that is wrong
@@ -144,6 +145,22 @@ def family_named(call: str) -> Family:
         if not callable(getattr(family, method, None)):
             raise BadInput(f"check: {call} has no {method}; a family has build(scale) and loss(model, seed)")
     return family
+
+
+def claim_checked(objective: Any, problem: Problem) -> Coordinates | None:
+    """The check of an objective that says which parametrization it applies, from a study's narrowest proxy on.
+
+    None where there is nothing to hold it to: it cannot be built, or claims no limit in width (as sp-* do not), or the
+    study spans fewer than three doublings of the width.
+    """
+    can = all(callable(getattr(objective, method, None)) for method in ("build", "loss", "optimizer"))
+    claims = getattr(objective, "parametrization", None) is not None and "width" in problem.parametrization.limits
+    if not (can and claims and "width" in problem.target):
+        return None
+    narrowest = min(proxy["width"] for proxy in problem.proxies)
+    widths = [width for k in range(5) if (width := narrowest * 2**k) <= problem.target["width"]]
+    scales = [Scale({**problem.target, "width": width}) for width in widths]
+    return coordinate_check(objective, scales=scales) if len(scales) >= 3 else None
 
 
 def coordinate_check(
