@@ -45,7 +45,7 @@ def text() -> tuple[Tensor, Tensor, int]:
     characters = "\n".join(topics[name] for name in sorted(topics))
     vocabulary = sorted(set(characters))
     number = {character: i for i, character in enumerate(vocabulary)}
-    tokens = torch.tensor([number[character] for character in characters])
+    tokens = torch.tensor([number[character] for character in characters], device="cpu")  # built on meta or not
     split = int(len(tokens) * (1 - HELD_OUT_FRACTION))
     return tokens[:split], tokens[split:], len(vocabulary)
 
