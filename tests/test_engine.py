@@ -161,6 +161,7 @@ def test_a_range_that_touches_zero_has_an_interval_and_no_drift():
     rec = engine.recommend(asked, runs, seed=0)
     low, high = rec.interval["dropout"]
     assert 0 <= low <= rec.params["dropout"] <= high <= 0.5
+    assert any("no parametrization carries it over width" in reason for reason in rec.reasons)
     assert rec.drift == {"dropout": {}}
 
 

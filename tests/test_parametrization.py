@@ -62,6 +62,29 @@ def test_presets_move_by_the_exponents_of_table_8(name, lr, decay):
     assert raw(preset(name), params, Scale(width=256)) == {"lr": 0.02 * lr, "wd": 0.1 * decay, "momentum": 0.9}
 
 
+def test_completed_p_moves_with_batch_and_tokens_too():
+    """Mlodozeniec et al. 2025, by hand, at 4x the width, 2x the depth, 16x the batch and 4x the tokens."""
+    names = ("lr", "weight_decay", "eps", "one_minus_beta1", "one_minus_beta2")
+    space = SearchSpace({name: Float(1e-12, 1.0, log=True) for name in names})
+    base = Scale(width=64, depth=2, batch_size=8, tokens=1e6)
+    scale = Scale(width=256, depth=4, batch_size=128, tokens=4e6)
+    rule = preset("completedp-adamw")
+    moved = {name: rule.factor(space, name, scale, base) for name in names}
+    assert moved == pytest.approx(
+        {"lr": 2 / 4, "weight_decay": 2 * 4, "eps": 1 / (4 * 2 * 2), "one_minus_beta1": 4, "one_minus_beta2": 4}
+    )
+    # at equal tokens: Malladi et al. 2022, kappa = 16
+    larger = Scale({**base, "batch_size": 128})
+    assert [rule.factor(space, name, larger, base) for name in names] == pytest.approx([4, 4, 1 / 4, 16, 16])
+
+
+def test_completep_is_sure_of_depth():
+    for name in ("completep-adamw", "completedp-adamw"):
+        assert preset(name).belief(SPACE, "lr", "depth", ("width", "depth")) == (0.0, 0.12)
+        assert preset(name).endless("depth") == ENDLESS_IN_LIMIT
+    assert preset("mup-adamw").endless("depth") == ENDLESS
+
+
 def test_params_count_for_width_squared_where_width_is_not_an_axis():
     base, scale = Scale(params=1e6), Scale(params=16e6)  # 16x the weights: 4x the width
     assert raw(preset("mup-adamw"), {"lr": 0.02, "wd": 0.1}, scale, base) == {"lr": 0.005, "wd": 0.4}

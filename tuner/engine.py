@@ -24,6 +24,7 @@ from torch import Tensor
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
 from tuner.outlier import too_low
+from tuner.parametrization import REGULARISERS
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical, Params, Value
@@ -112,7 +113,7 @@ def recommend(
     """
     fitted, generator = _known(problem, observations, seed)
     answer = _answer(problem, fitted, generator, level)
-    return replace(answer, reasons=(*answer.reasons, *_doubted(problem, observations)))
+    return replace(answer, reasons=(*answer.reasons, *_doubted(problem, observations), *_bound_to_data(problem)))
 
 
 @_one_thread
@@ -279,6 +280,16 @@ def _doubted(problem: Problem, observations: Sequence[Observation]) -> Iterator[
         yield (
             f"the loss {run.loss:g} at {run.scale} ({params}) is far below all that runs near it reached: taken for a "
             "slip of the record and left out; correct it, or run it again"
+        )
+
+
+def _bound_to_data(problem: Problem) -> Iterator[str]:
+    """That a hyperparameter regularises, which no parametrization carries across scale."""
+    names = [name for name in problem.space if problem.space.role(name) in REGULARISERS]
+    if names and problem.axes:
+        yield (
+            f"{', '.join(names)}: how much is best depends on how large the model is for its data, and no "
+            f"parametrization carries it over {', '.join(problem.axes)}; only the runs speak for it"
         )
 
 

@@ -16,6 +16,17 @@ standard deviation.
 | mup-sgd   | none: hidden lr is constant | Yang et al. 2022 (TP-V), Table 8                                           |
 | mup-adam  | lr -1                       | TP-V, Table 8: hidden matrices                                             |
 | mup-adamw | lr -1, weight_decay +1      | TP-V, Table 8; independent weight decay (Wang & Aitchison 2024; CompleteP) |
+| mup-lion  | lr -1, weight_decay +1      | the same: steps of a sign                                                  |
+| mup-muon  | none: (fan_out/fan_in)^1/2  | Yang, Simon and Bernstein 2023, matrices that grow alike                   |
+
+completep-adamw is mup-adamw over depth too, where nothing moves if every residual branch is divided by the depth (Dey
+et al. 2025, CompleteP, Table 1, alpha = 1); completedp-adamw also moves with batch_size and tokens, by lr and
+weight_decay +1/2 and -1/2, eps -1/2 and +1/2, 1 - beta (roles one_minus_beta1, one_minus_beta2) +1 and -1, and eps by
+width and depth -1 (Mlodozeniec et al. 2025; over batch_size alone the square-root rule of Malladi et al. 2022).
+
+No parametrization moves what regularises by the data (REGULARISERS: dropout and its like): how much of it is best
+depends on how large the model is for its data (TP-V, section 6). A study that tunes one across scale says so with its
+answer.
 
 Under muP, and wherever else a model has a limit at infinite width, its optimum comes to rest: a drift that goes on with
 log n has a small share of the prior's variance there, ENDLESS_IN_LIMIT.
@@ -167,11 +178,26 @@ class Parametrization:
 
 _WIDE = frozenset({"width", "params"})  # axes along which a network grows wider
 
+REGULARISERS = frozenset({"dropout", "stochastic_depth", "label_smoothing", "mixup", "augmentation"})  # roles
+
 
 def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
     """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
     claims = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
     return Parametrization(name, exponents, {**horizon, **claims}, _WIDE)
+
+
+def _over_depth(name: str, exponents: Table, data: Theory) -> Parametrization:
+    """A preset of muP that claims to hold over depth as well."""
+    mup = _mup(name, exponents, {**_ADAM_HORIZON, **data})
+    return replace(mup, theory={**mup.theory, **_OVER_DEPTH}, limits=_WIDE | {"depth"})
+
+
+def _beliefs(exponents: Table, axes: Iterable[str]) -> Theory:
+    """Theory that is centred on exponents along some axes."""
+    return {
+        (role, axis): (table[axis], _DATA_SD) for role, table in exponents.items() for axis in axes if axis in table
+    }
 
 
 def _claimed(exponents: Table, role: str, axis: str) -> float:
@@ -182,6 +208,15 @@ def _claimed(exponents: Table, role: str, axis: str) -> float:
 
 _LR: Table = {"lr": {"width": -1.0}}
 _LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0}}
+_WITH_DATA: Table = {
+    "lr": {"width": -1.0, "batch_size": 0.5, "tokens": -0.5},
+    "weight_decay": {"width": 1.0, "batch_size": 0.5, "tokens": -0.5},
+    "eps": {"width": -1.0, "depth": -1.0, "batch_size": -0.5, "tokens": 0.5},
+    "one_minus_beta1": {"batch_size": 1.0, "tokens": -1.0},
+    "one_minus_beta2": {"batch_size": 1.0, "tokens": -1.0},
+}
+_OVER_DEPTH = {(role, "depth"): (0.0, 0.12) for role in ("lr", "weight_decay", "init_scale")}
+_DATA_SD = 0.2  # how sure the exponents in batch_size and tokens are, within the range where the rules hold
 
 PRESETS: Mapping[str, Parametrization] = {
     "none": Parametrization("none"),
@@ -190,6 +225,10 @@ PRESETS: Mapping[str, Parametrization] = {
     "mup-sgd": _mup("mup-sgd", {}, _SGD_HORIZON),
     "mup-adam": _mup("mup-adam", _LR, _ADAM_HORIZON),
     "mup-adamw": _mup("mup-adamw", _LR_DECAY, _ADAM_HORIZON),
+    "mup-lion": _mup("mup-lion", _LR_DECAY, _ADAM_HORIZON),
+    "mup-muon": _mup("mup-muon", {}, _ADAM_HORIZON),
+    "completep-adamw": _over_depth("completep-adamw", _LR_DECAY, {}),
+    "completedp-adamw": _over_depth("completedp-adamw", _WITH_DATA, _beliefs(_WITH_DATA, ("batch_size", "tokens"))),
 }
 
 
