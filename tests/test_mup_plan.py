@@ -1,7 +1,6 @@
 """Rules against the mup package, against each other by an exact symmetry, and what a plan refuses."""
 
 import copy
-import json
 import re
 from pathlib import Path
 
@@ -273,13 +272,8 @@ def test_init_draws_what_the_plan_says():
     assert float(drawn.std()) == pytest.approx(2 * here["second.weight"].std / 2, rel=5 * (2 * drawn.numel()) ** -0.5)
 
 
-def test_a_plan_prints_and_saves_all_it_says():
-    planned = planned_transformer(tied=True)
-    told = json.loads(planned.as_json())
-    assert told["branch"] == 0.5
-    rules = {rule["name"]: rule for rule in told["rules"]}
-    assert rules["blocks.3.down.weight"]["lr"] == 0.25
-    text = str(planned)
+def test_a_plan_prints_all_it_says():
+    text = str(planned_transformer(tied=True))
     assert "1 and 0.25" in text  # the embedding, and the readout that it is tied to
     assert "every residual branch" in text
     assert "logits of attention x 0.125" in text

@@ -10,11 +10,10 @@ multipliers are forward hooks, which copies of a module keep; a model whose weig
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -90,26 +89,43 @@ class Plan:
         """One line for all tensors that have a rule in common but for their place in the depth."""
         seen: dict[tuple[Any, ...], int] = {}
         for tensor, its in self:
-            start = f"{self._std(tensor, its):.3g}" if tensor.std else f"all {tensor.mean:g}"
+            start = f"{self.std(tensor):.3g}" if tensor.std else f"all {tensor.mean:g}"
             tied = multipliers(tensor, self.parametrization).values()
             line = (pattern(tensor.name), tensor.role, start, " and ".join(f"{m:.3g}" for m in tied), *_factors(its))
             seen[line] = seen.get(line, 0) + 1
         head = ("tensor", "role", "std", "multiplier", "lr", "weight decay", "eps", "optimizer")
         lines = [(f"{line[0]} ({n})" if n > 1 else line[0], *line[1:]) for line, n in seen.items()]
         told = [f"every residual branch ({', '.join(self.branches)}) x {self.branch:g}"] if self.branches else []
-        heads = sorted({(head.base, head.target) for head in self._heads()})
+        heads = sorted({(head.base, head.target) for head in self.heads})
         told += [f"logits of attention x {m**0.5 / n:.3g}, {m}^½ / {n}, in place of {n}^-½" for m, n in heads]
         return "\n".join([aligned([head, *lines]), *told])
 
-    def as_json(self) -> str:
-        """Roles and rules as text."""
-        settings = {name: getattr(self, name) for name in ("optimizer", "parametrization", "branches", "branch")}
-        tensors = [{"name": t.name, "role": t.role, "start": self._std(t, its), **asdict(its)} for t, its in self]
-        return json.dumps({**settings, "roles": json.loads(self.roles.as_json()), "rules": tensors})
+    @property
+    def readouts(self) -> dict[str, float]:
+        """What the input of a module is multiplied by, where that is not 1."""
+        return {
+            name.rpartition(".")[0]: factor
+            for tensor in self.roles
+            for name, factor in multipliers(tensor, self.parametrization).items()
+            if factor != 1
+        }
 
-    def _std(self, tensor: Role, its: Rule) -> float:
-        """Standard deviation of the entries at the start."""
-        return 0.0 if self.zero_readout and tensor.role == "output" else tensor.std * its.std
+    @property
+    def branch_modules(self) -> tuple[str, ...]:
+        """The modules that `branches` stands for, of those that own a tensor."""
+        owners = dict.fromkeys(name.rpartition(".")[0] for tensor in self.roles for name in tensor.roles)
+        return tuple(owner for owner in owners if any(fnmatchcase(owner, glob) for glob in self.branches))
+
+    @property
+    def heads(self) -> Sequence[Head]:
+        """Those whose logits are divided by d in place of d^½."""
+        return () if self.parametrization == "sp" else self.roles.heads
+
+    def std(self, tensor: Role) -> float:
+        """Standard deviation of the entries at the start, before `init_scale`."""
+        if self.zero_readout and tensor.role == "output":
+            return 0.0
+        return tensor.std * self.rule(tensor).std
 
     def init_(self, model: nn.Module, init_scale: float = 1.0) -> None:
         """Draws every tensor anew, normal with the planned deviation (constants as the base has them), and attaches.
@@ -123,9 +139,9 @@ class Plan:
         self.attach_(model)
         tensors = dict(_parameters(model))
         with torch.no_grad():
-            for tensor, its in self:
+            for tensor, _ in self:
                 drawn = tensors[tensor.name]
-                std = init_scale * self._std(tensor, its)
+                std = init_scale * self.std(tensor)
                 drawn.normal_(0.0, std) if tensor.std else drawn.fill_(tensor.mean)
                 padding = getattr(_module(model, tensor.name), "padding_idx", None)
                 if padding is not None:  # as torch.nn.Embedding begins
@@ -141,14 +157,9 @@ class Plan:
                 grow in a module whose scale of the logits is out of reach. Nothing is attached then.
         """
         self.check(model)
-        readouts = [
-            (_module(model, name), factor)
-            for tensor in self.roles
-            for name, factor in multipliers(tensor, self.parametrization).items()
-            if factor != 1
-        ]
+        readouts = [(_module(model, f"{name}.weight"), factor) for name, factor in self.readouts.items()]
         branches = [module for glob in self.branches for module in _matching(model, glob)]
-        scales = [(_module(model, f"{h.module}.weight"), h) for h in self._heads()]
+        scales = [(_module(model, f"{h.module}.weight"), h) for h in self.heads]
         names = [_scale(module, head) for module, head in scales]
         for module, factor in readouts:
             _replace(module._forward_pre_hooks, ScaledInput)
@@ -158,10 +169,6 @@ class Plan:
             module.register_forward_hook(ScaledOutput(self.branch))
         for (module, head), name in zip(scales, names, strict=True):
             setattr(module, name, head.base**0.5 / head.target)
-
-    def _heads(self) -> Sequence[Head]:
-        """Those whose logits are divided by d in place of d^½."""
-        return () if self.parametrization == "sp" else self.roles.heads
 
     def param_groups(
         self,

@@ -47,7 +47,7 @@ class Role:
 
     Args:
         name: as in `named_parameters`.
-        shape: at the target.
+        shape, narrow: at the target, and at the width of the base.
         role: see the table above.
         fan_in, fan_out: at the target; of an embedding, of which one row is read, fan_in is 1, as it is of a vector.
         wider_in, wider_out: how many times the base's they are.
@@ -58,6 +58,7 @@ class Role:
 
     name: str
     shape: Shape
+    narrow: Shape
     role: str
     fan_in: int
     fan_out: int
@@ -144,7 +145,8 @@ class Roles:
     @staticmethod
     def of_json(text: str) -> Roles:
         told = json.loads(text)
-        tensors = tuple(Role(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in told["tensors"])
+        shapes = [{name: tuple(tensor[name]) for name in ("shape", "narrow")} for tensor in told["tensors"]]
+        tensors = tuple(Role(**{**tensor, **own}) for tensor, own in zip(told["tensors"], shapes, strict=True))
         return Roles(Scale(told["base"]), Scale(told["target"]), tensors, tuple(Head(**h) for h in told["heads"]))
 
 
@@ -180,13 +182,9 @@ def roles(build: Build, base: Scale, target: Scale, given: Mapping[str, str] | N
         place = pattern(same[0])
         if place not in starts:
             raise BadInput(f"roles: build makes {same[0]} at {narrow} and none like it at {base}; let it make both")
-        told = _told(large, small, same, probe, given)
-        shape = tuple((small if still else large).get_parameter(same[0]).shape)
-        if still:  # the probe's ratio is not the target's
-            told = {**told, **{f"fan_{way}": round(told[f"fan_{way}"] / told[f"wider_{way}"]) for way in ("in", "out")}}
-            told = {**told, "wider_in": 1.0, "wider_out": 1.0}
         mean, std = starts[place]
-        tensors.append(Role(same[0], shape, **told, mean=mean, std=std, repeated=place in repeated))
+        told = _told(large, small, same, still, probe, given)
+        tensors.append(Role(same[0], **told, mean=mean, std=std, repeated=place in repeated))
     return Roles(base, target, tuple(tensors), () if still else _heads(large, small))
 
 
@@ -296,24 +294,32 @@ def _start(tensors: Sequence[torch.Tensor]) -> tuple[float, float]:
 
 
 def _told(
-    large: nn.Module, small: nn.Module, names: Sequence[str], grown: Mapping[str, float], given: Mapping[str, str]
+    large: nn.Module,
+    small: nn.Module,
+    names: Sequence[str],
+    still: bool,
+    grown: Mapping[str, float],
+    given: Mapping[str, str],
 ) -> dict[str, Any]:
     """The fields of a role that shapes tell."""
-    after, before = (tuple(model.get_parameter(names[0]).shape) for model in (large, small))
-    _check_ratio(names[0], after, before, grown)
-    grows = [n != m for n, m in zip(after, before, strict=True)]
+    probed, narrow = (tuple(model.get_parameter(names[0]).shape) for model in (large, small))
+    _check_ratio(names[0], probed, narrow, grown)
+    grows = [n != m for n, m in zip(probed, narrow, strict=True)]
     role, *others = (_role(large, name, grows, given) for name in names)
     into, out = _fans(large, names[0], role, grows)
+    shape = narrow if still else probed
 
     def fan(shape: Shape, dimensions: Iterable[int]) -> int:
         return math.prod(shape[i] for i in dimensions)
 
     return {
+        "shape": shape,
+        "narrow": narrow,
         "role": role,
-        "fan_in": fan(after, into),
-        "fan_out": fan(after, out),
-        "wider_in": fan(after, into) / fan(before, into),
-        "wider_out": fan(after, out) / fan(before, out),
+        "fan_in": fan(shape, into),
+        "fan_out": fan(shape, out),
+        "wider_in": fan(shape, into) / fan(narrow, into),
+        "wider_out": fan(shape, out) / fan(narrow, out),
         "also": dict(zip(names[1:], others, strict=True)),
     }
 
