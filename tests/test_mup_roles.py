@@ -168,7 +168,7 @@ def rounded(scale):
         (zoo, {"width": 16}, {"size": 32}, "the same axes"),
         (zoo, {"steps": 16}, {"steps": 32}, "how wide"),
         (lambda s: "model", {"width": 16}, {"width": 32}, "must return a torch.nn.Module, got str"),
-        (lambda s: zoo(s)[9], {"width": 16}, {"width": 32}, "fails on the meta device: TypeError"),
+        (lambda s: zoo(s)[9], {"width": 16}, {"width": 32}, "fails: TypeError"),
         (lambda s: nn.ModuleList(nn.Linear(2, int(s["width"])) for _ in range(int(s["width"]))), {"width": 2},
          {"width": 4}, "other parameters at .* the first of them"),
         (lambda s: Transformer(int(s["width"])), {"width": 8, "depth": 1}, {"width": 16, "depth": 2}, "use the depth"),

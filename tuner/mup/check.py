@@ -35,9 +35,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from tuner.errors import BadInput
+from tuner.mup.growth import DEPTH, pattern
 from tuner.mup.plan import Plan, plan
 from tuner.mup.probe import LOGITS, effects, look, size
-from tuner.mup.roles import DEPTH, pattern, roles
+from tuner.mup.roles import roles
 from tuner.objective import named, one_line
 from tuner.problem import Problem
 from tuner.scale import Scale

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from tuner.errors import BadInput
-from tuner.mup.roles import ROLES, Head, Role, Roles, aligned, pattern
+from tuner.mup.growth import pattern
+from tuner.mup.roles import ROLES, Head, Role, Roles, aligned
 from tuner.mup.rules import BRANCHES, OPTIMIZERS, PARAMETRIZATIONS, Rule, multipliers, rule
 from tuner.space import suggestion
 

@@ -19,26 +19,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import nn
 
 from tuner.errors import BadInput
+from tuner.mup import growth
+from tuner.mup.growth import DEPTH, Build, Shape, pattern
 from tuner.scale import Scale
 from tuner.space import suggestion
 
-Build = Callable[[Scale], nn.Module]
-Shape = tuple[int, ...]
-
 ROLES = ("input", "hidden", "output", "vector", "scalar")
 OF_DATA = frozenset({"batch_size", "steps", "tokens", "chinchilla"})  # axes that no tensor grows with
-DEPTH = "depth"
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,8 @@ class Role:
         role: see the table above.
         fan_in, fan_out: at the target; of an embedding, of which one row is read, fan_in is 1, as it is of a vector.
         wider_in, wider_out: how many times the base's they are.
-        mean, std: of its entries where the base begins; std is 0 for a constant.
+        mean, std: of its entries where the base begins; std is 0 for a constant, and a mean that is neither zero nor
+            a constant says that they follow a plan of their own.
         repeated: a deeper model has more of these.
         also: the role of the same tensor by its other names, where it is tied.
     """
@@ -166,31 +162,30 @@ def roles(build: Build, base: Scale, target: Scale, given: Mapping[str, str] | N
     """
     given = dict(given or {})
     _check(base, target, given)
+    real = growth.real(build, base)
     axes = [axis for axis in target if axis not in OF_DATA and axis != DEPTH]
     grown = {axis: target[axis] / base[axis] for axis in axes}
     still = all(ratio == 1 for ratio in grown.values())
     probe = {axis: 4.0 if axis == "params" else 2.0 for axis in axes} if still else grown
-    narrow = Scale({**target, **{axis: base[axis] for axis in axes}})
-    wide = Scale({**narrow, **{axis: narrow[axis] * ratio for axis, ratio in probe.items()}})
-    large, small = _without_memory(build, wide), _without_memory(build, narrow)
-    names = _names_of_both(large, small, wide, narrow)
-    if all(large.get_parameter(name).shape == small.get_parameter(name).shape for name in names):
-        raise BadInput(f"roles: build makes the same shapes at {wide} and {narrow}; let it use the scale it is given")
-    repeated, starts = _repeated(build, base, narrow, small), _starts(build, base)
+
+    def pair(depth: Scale) -> tuple[nn.Module, nn.Module]:
+        """Wide and narrow, as deep as a scale."""
+        narrow = Scale({**depth, **{axis: base[axis] for axis in axes}})
+        wide = Scale({**narrow, **{axis: narrow[axis] * ratio for axis, ratio in probe.items()}})
+        return growth.pair(build, wide, narrow)
+
+    large, small = pair(target)
+    deep = growth.signatures(large, small)
+    shallow = growth.signatures(*pair(base)) if target.get(DEPTH) != base.get(DEPTH) else deep
+    starts, repeated = growth.Starts(real, shallow), growth.repeated(shallow, deep, base, target)
+    names = growth.names(large)
+    _check_given(given, [name for same in names.values() for name in same])
     tensors = []
-    for same in names.values():
-        place = pattern(same[0])
-        if place not in starts:
-            raise BadInput(f"roles: build makes {same[0]} at {narrow} and none like it at {base}; let it make both")
-        mean, std = starts[place]
+    for first, same in names.items():
         told = _told(large, small, same, still, probe, given)
-        tensors.append(Role(same[0], **told, mean=mean, std=std, repeated=place in repeated))
+        mean, std = starts.of(first, deep[first], base)
+        tensors.append(Role(first, **told, mean=mean, std=std, repeated=deep[first] in repeated))
     return Roles(base, target, tuple(tensors), () if still else _heads(large, small))
-
-
-def pattern(name: str) -> str:
-    """A name with its places in a list left open: `blocks.3.weight` is `blocks.*.weight`."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -224,73 +219,10 @@ def _check(base: Scale, target: Scale, given: Mapping[str, str]) -> None:
             raise BadInput(f"roles: {role!r}, given for {name}, is no role; {suggestion(role, ROLES)}")
 
 
-def _without_memory(build: Build, scale: Scale) -> nn.Module:
-    """The model on the meta device."""
-    try:
-        with torch.device("meta"):
-            model = build(scale)
-    except Exception as error:
-        raise BadInput(
-            f"roles: build({scale!r}) fails on the meta device: {type(error).__name__}: {error}; let it make its "
-            "tensors on the default device, and look into none"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"roles: build must return a torch.nn.Module, got {type(model).__name__}; return the model")
-    return model
-
-
-def _names(model: nn.Module) -> dict[str, list[str]]:
-    """All names of each parameter, by its first."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(tensor), []).append(name)
-    return {same[0]: same for same in names.values()}
-
-
-def _names_of_both(large: nn.Module, small: nn.Module, wide: Scale, narrow: Scale) -> dict[str, list[str]]:
-    """The names of a model that has the same parameters, equally tied, at two widths."""
-    ours, theirs = _names(large), _names(small)
-    if ours != theirs:
-        first = next(iter([*(set(ours) ^ set(theirs)), *(n for n in ours if ours[n] != theirs.get(n))]))
-        raise BadInput(
-            f"roles: build makes other parameters at {wide} than at {narrow}, the first of them {first}; let the depth "
-            "be an axis of its own, and the width change shapes alone"
-        )
-    return ours
-
-
-def _repeated(build: Build, base: Scale, narrow: Scale, small: nn.Module) -> set[str]:
-    """Patterns of the names that a deeper model has more of."""
-    if narrow.get(DEPTH) == base.get(DEPTH):
-        return set()
-    shallow = Counter(map(pattern, _names(_without_memory(build, Scale({**narrow, DEPTH: base[DEPTH]})))))
-    deep = Counter(map(pattern, _names(small)))
-    if shallow == deep:
-        raise BadInput(
-            f"roles: build makes as many tensors at depth {base[DEPTH]:g} as at {narrow[DEPTH]:g}; let it use the depth"
-        )
-    return {name for name in deep if deep[name] > shallow[name]}
-
-
-def _starts(build: Build, base: Scale) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of the entries of the base's tensors, those of one pattern together."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build(base)
-    like: dict[str, list[torch.Tensor]] = {}
-    for name, tensor in model.named_parameters():
-        if not tensor.isfinite().all():
-            raise BadInput(f"roles: {name} is not finite in build({base!r}); let build initialise what it makes")
-        like.setdefault(pattern(name), []).append(tensor.detach())
-    return {name: _start(tensors) for name, tensors in like.items()}
-
-
-def _start(tensors: Sequence[torch.Tensor]) -> tuple[float, float]:
-    first = tensors[0].flatten()[0]
-    if all(bool((tensor == first).all()) for tensor in tensors):
-        return float(first), 0.0
-    squares = sum(float(tensor.double().square().sum()) for tensor in tensors)
-    return 0.0, math.sqrt(squares / sum(tensor.numel() for tensor in tensors))
+def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
+    for glob in given:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise BadInput(f"roles: given names {glob!r}, which is no tensor; {suggestion(glob, names)}")
 
 
 def _told(
@@ -303,7 +235,7 @@ def _told(
 ) -> dict[str, Any]:
     """The fields of a role that shapes tell."""
     probed, narrow = (tuple(model.get_parameter(names[0]).shape) for model in (large, small))
-    _check_ratio(names[0], probed, narrow, grown)
+    growth.check_ratio(names[0], probed, narrow, grown)
     grows = [n != m for n, m in zip(probed, narrow, strict=True)]
     role, *others = (_role(large, name, grows, given) for name in names)
     into, out = _fans(large, names[0], role, grows)
@@ -324,21 +256,6 @@ def _told(
     }
 
 
-def _check_ratio(name: str, after: Shape, before: Shape, grown: Mapping[str, float]) -> None:
-    """Every dimension that grows does so with an axis: nothing is rounded, nothing has a constant part."""
-    ratios = {1.0}
-    for ratio in grown.values():
-        ratios |= {ratio * other for other in ratios}
-    for n, m in zip(after, before, strict=True):
-        exact = any(math.isclose(n, m * ratio) for ratio in ratios)
-        if n != m and not (exact or ("params" in grown and n % m == 0)):
-            told = " or ".join(f"{ratio:g}" for ratio in sorted(ratios - {1.0}))
-            raise BadInput(
-                f"roles: {name} grows from {before} to {after}, by {n / m:g} where the width grows by {told}; choose "
-                "scales at which nothing is rounded"
-            )
-
-
 def _role(model: nn.Module, name: str, grows: Sequence[bool], given: Mapping[str, str]) -> str:
     """The role of a tensor by one of its names."""
     for glob, role in given.items():
@@ -347,11 +264,11 @@ def _role(model: nn.Module, name: str, grows: Sequence[bool], given: Mapping[str
     shape = tuple(model.get_parameter(name).shape)
     if not any(grows):
         return "scalar"
-    if sum(n > 1 for n in shape) <= 1:
-        return "vector"
     if (known := _dimensions(model, name)) is not None:
         into, out = (any(grows[i] for i in dimensions) for dimensions in known)
         return "hidden" if into and out else "output" if into else "input"
+    if sum(n > 1 for n in shape) <= 1:
+        return "vector"
     if sum(grows) == 2:
         return "hidden"
     raise BadInput(
@@ -400,5 +317,9 @@ def _heads(large: nn.Module, small: nn.Module) -> tuple[Head, ...]:
 
 def _attends(module: nn.Module) -> bool:
     """Has weights and a `head_dim`, and no module inside that has."""
-    inside = [m for m in module.modules() if hasattr(m, "head_dim") and any(True for _ in m.parameters())]
+    inside = [
+        m
+        for m in module.modules()
+        if isinstance(getattr(m, "head_dim", None), int) and any(True for _ in m.parameters())
+    ]
     return inside == [module]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.mup.check import Coordinates, Measured, Slope
-from tuner.mup.roles import DEPTH, pattern
+from tuner.mup.growth import DEPTH, pattern
 from tuner.report.figures import Panel
 from tuner.report.page import assembled, table, written
 
