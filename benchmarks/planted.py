@@ -100,7 +100,7 @@ def moved(model: nn.Module, groups: Groups, planned: Plan, wider: float) -> None
     for group in groups:
         if group["role"] == "hidden":
             module = model.get_submodule(group["name"].rpartition(".")[0])
-            module.register_forward_pre_hook(ScaledInput(wider**-0.5))
+            module.register_forward_pre_hook(ScaledInput(wider**-0.5), with_kwargs=True)
             group["params"][0].data.mul_(wider**0.5)
             group["lr"] *= wider**0.5
             group["weight_decay"] *= wider**-0.5

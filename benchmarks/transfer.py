@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.transfer depth
 
 Under the plan (mup over width, completep over depth) and without it, from the same base. Trained with AdamW for 200
-steps of 8 windows of 32 characters, the rate rising over a quarter of them and falling to zero; the loss is the held-out
-one at the end, the mean over seeds. The best rate is the bottom of a parabola through the three best of a grid in
-factors of 2^(1/2); its range is over seeds.
+steps of 8 windows of 32 characters, the rate rising over a quarter of them and falling to zero; the loss is held-out,
+at the end, the mean over seeds. The best rate is the bottom of a parabola through the three best of a grid in factors
+of 2^(1/2); its range is over seeds.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from tuner import Scale
 from tuner.cli import main
 from tuner.errors import BadInput
 from tuner.mup import coordinate_check, plan, roles
-from tuner.mup.check import LEVEL, Measured, _fitted, family_named
+from tuner.mup.check import family_named
 from tuner.mup.probe import effects, look, size
+from tuner.mup.slopes import LEVEL, Measured, _fitted
 
 SCALES = [Scale(width=width) for width in (64, 128, 256, 512)]
 
@@ -166,6 +167,52 @@ def test_effects_against_the_difference_by_hand():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class Root(nn.Module):
+    """A readout that is a parameter of the model itself."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, width), nn.Linear(width, width)
+        self.head = nn.Parameter(torch.randn(width, 5) / width)
+
+    def forward(self, x):
+        return torch.relu(self.second(torch.relu(self.first(x)))) @ self.head
+
+
+class Rooted(Digits):
+    def build(self, scale):
+        return Root(int(scale["width"]))
+
+    def optimizer(self, model, scale, lr):
+        wider = scale["width"] / 64
+        rates = {"first": 1.0, "second": 1 / wider, "head": wider**-1.5}  # the last by half a power too small
+        groups = [{"params": [p], "lr": lr * rates[n.split(".")[0]]} for n, p in model.named_parameters()]
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def test_tensors_of_the_model_itself_are_judged():
+    told = coordinate_check(Rooted(), lr=0.01)
+    found = next(s for s in told.slopes if (s.name, s.quantity) == ("head", "effect"))
+    assert (found.verdict, found.slope) == ("fail", pytest.approx(-0.5, abs=0.25))
+
+
+def test_tensors_that_nothing_sees_are_said():
+    class Apart(Digits):
+        def build(self, scale):
+            model = MLP(int(scale["width"]))
+            model.extra = nn.Linear(int(scale["width"]), 1)
+            return model
+
+        def loss(self, model, seed):
+            x = torch.randn(16, 12, generator=torch.Generator().manual_seed(seed))
+            h = model.third(torch.tanh(model.second(torch.tanh(model.first(x)))))
+            return F.cross_entropy(model.readout(h + model.extra.weight), x[:, :5].argmax(-1))
+
+    told = coordinate_check(Apart())
+    assert told.verdict != "pass"
+    assert "extra.weight" in told.reasons[-1]
+
+
 class Attends(nn.Module):
     def __init__(self, fused):
         super().__init__()
@@ -191,9 +238,37 @@ def test_logits_are_seen_where_attention_is_taken():
     torch.testing.assert_close(seen[1][:, below], wanted[:, below])
 
 
+def test_torch_s_own_attention_is_seen():
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2), torch.randn(5, 3, 8)
+    seen = look(nn.Sequential(attention), lambda: attention(x, x, x)[0].sum())
+    q, k, _ = (part.unflatten(-1, (2, 4)) for part in F.linear(x, attention.in_proj_weight).chunk(3, -1))
+    wanted = torch.einsum("ibhd,jbhd->bhij", q, k) / 2
+    torch.testing.assert_close(seen.activations["0.logits"], wanted)
+    assert seen.heads["0.logits"] == 4
+
+
+def test_products_that_are_no_logits_do_not_count():
+    x, w = torch.randn(2, 5, 6), torch.randn(6, 12)
+
+    def attend(product):
+        q, k = (x @ w).chunk(2, -1)
+        return product(q, k).softmax(-1).sum()
+
+    for product, summed in (
+        (lambda q, k: torch.einsum("bid,bjd->bij", q, k), 6),
+        (lambda q, k: q @ k.mT, 6),
+        (torch.cdist, 0),
+    ):
+        assert look(nn.Identity(), lambda p=product: attend(p)).heads["logits"] == summed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"scales": [Scale(width=w, depth=w) for w in (2, 4, 8)]}, "vary together"),
+        ({"loss": lambda model, seed: 1 / 0}, r"loss\(model, .* fails: ZeroDivisionError"),
+        ({"optimizer": lambda model, scale, lr: 1 / 0}, r"optimizer\(model, .* fails: ZeroDivisionError"),
         ({"scales": SCALES[:2]}, "needs three scales, got 2"),
         ({"loss": lambda model, seed: torch.ones(3)}, "must give one number"),
         ({"loss": lambda model, seed: model.first.weight.sum() * torch.nan}, "no learning rate|before training"),

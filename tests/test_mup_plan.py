@@ -279,6 +279,75 @@ def test_a_plan_prints_all_it_says():
     assert "logits of attention x 0.125" in text
 
 
+class Tables(nn.Module):
+    """A fixed table, gates that start open, and a readout that is a plain parameter."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.fixed = nn.Parameter(torch.linspace(-1, 1, 6 * width).reshape(6, width), requires_grad=False)
+        self.gates = nn.Parameter(torch.cat([torch.ones(width), torch.zeros(width)]))
+        self.inner, self.head = nn.Linear(width, width), nn.Parameter(torch.randn(width, 3))
+
+    def forward(self, x):
+        return (self.inner(x) * self.gates[: x.shape[-1]]) @ self.head
+
+
+def test_what_has_a_plan_of_its_own_is_left_as_it_is():
+    given = {"fixed": "input", "head": "output"}
+    here = roles(lambda s: Tables(int(s["width"])), BASE, TARGET, given=given)
+    model = Tables(32)
+    kept = model.fixed.clone(), model.gates.clone()
+    with pytest.raises(BadInput, match=r"reads out and cannot be multiplied .* by 0\.25 there"):
+        plan(here).init_(model)
+    plan(here, own=("",)).init_(model)
+    assert torch.equal(model.fixed, kept[0])
+    assert torch.equal(model.gates, kept[1])
+    assert float(model.head.detach().std()) == pytest.approx(here["head"].std, rel=5 * (2 * 96) ** -0.5)
+
+
+def test_another_plan_leaves_nothing_of_the_first():
+    model, here = MLP(32), table("MLP")
+    plan(here).attach_(model)
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 1
+    plan(here, parametrization="spectral").attach_(model)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_readout_called_by_keyword_is_multiplied_too():
+    model, x = MLP(32), torch.randn(3, 32)
+    plain = model.readout(x)
+    plan(table("MLP")).attach_(model)
+    bias = model.readout.bias
+    for said in (model.readout(x), model.readout(input=x)):
+        torch.testing.assert_close(said - bias, (plain - bias) / 4)
+
+
+class Inner(nn.Module):
+    """A module that is called `module`, and torch's own attention as a branch."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.module, self.attention = nn.Linear(width, width), nn.MultiheadAttention(width, width // 4)
+
+    def forward(self, x):
+        return x + self.attention(self.module(x), x, x)[0]
+
+
+def test_branches_of_torch_s_attention_and_names_like_wrappers():
+    def build(scale):
+        return nn.Sequential(*[Inner(int(scale["width"])) for _ in range(int(scale["depth"]))])
+
+    here = roles(build, Scale(width=8, depth=1), Scale(width=16, depth=2))
+    model, x = build(here.target), torch.randn(3, 1, 16)
+    before = model(x)
+    with pytest.raises(BadInput, match=r"called by nothing, .* name '0\.attention'"):
+        plan(here, "adamw", "completep", ("*.attention.out_proj",)).attach_(model)
+    torch.testing.assert_close(model(x), before)
+    plain = copy.deepcopy(model[0])
+    plan(here, "adamw", "completep", ("*.attention",)).attach_(model)
+    torch.testing.assert_close(model[0](x), x + (plain(x) - x) / 2)
+
+
 class Inline(nn.Module):
     """Attention that keeps its scale to itself."""
 
@@ -312,6 +381,8 @@ def test_what_a_plan_cannot_do_it_refuses_before_anything_is_touched():
             call()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(m._forward_pre_hooks for m in model.modules())
+    attends = roles(lambda s: Inline(int(s["width"])), BASE, TARGET)
+    plan(attends, own=("",)).init_(Inline(32))  # as the refusal says
 
 
 def test_groups_that_miss_or_repeat_a_tensor_are_refused():

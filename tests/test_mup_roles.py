@@ -139,6 +139,52 @@ def test_the_table_is_a_value(table):
     assert Roles.of_json(table.as_json()) == table == copy.deepcopy(table) == roles(zoo, table.base, table.target)
 
 
+def test_places_in_a_list_tell_nothing_of_how_tensors_start():
+    """The gains of a norm between two matrices are ones, whatever their names have in common with the matrices'."""
+
+    def build(scale):
+        n = int(scale["width"])
+        return nn.Sequential(nn.Linear(12, n), nn.LayerNorm(n), nn.Linear(n, 5))
+
+    table = roles(build, Scale(width=64), Scale(width=128))
+    assert (table["1.weight"].mean, table["1.weight"].std) == (1, 0)
+    assert table["0.weight"].std == pytest.approx((3 * 12) ** -0.5, rel=0.1)
+    assert table["2.weight"].std == pytest.approx((3 * 64) ** -0.5, rel=0.15)
+
+
+def test_a_readout_keeps_its_role_where_depth_moves_its_place():
+    def build(scale):
+        n = int(scale["width"])
+        hidden = [nn.Linear(n, n) for _ in range(int(scale["depth"]))]
+        return nn.Sequential(nn.Linear(12, n), *hidden, nn.Linear(n, 5))
+
+    table = roles(build, Scale(width=16, depth=1), Scale(width=32, depth=3))
+    assert [t.role for t in table if t.name.endswith("weight")] == ["input", *["hidden"] * 3, "output"]
+    assert [t.repeated for t in table if t.name.endswith("weight")] == [False, True, True, True, False]
+    assert table["4.weight"].std == pytest.approx((3 * 16) ** -0.5, rel=0.2)
+
+
+def test_one_output_is_a_readout_and_one_input_an_input():
+    table = roles(lambda s: nn.Linear(int(s["width"]), 1), Scale(width=8), Scale(width=16))
+    assert (table["weight"].role, table["weight"].wider_in) == ("output", 2)
+    table = roles(lambda s: nn.Linear(1, int(s["width"])), Scale(width=8), Scale(width=16))
+    assert table["weight"].role == "input"
+
+
+def test_what_build_keeps_is_real():
+    class Keeps:
+        data = None
+
+        def build(self, scale):
+            if self.data is None:
+                self.data = torch.ones(3)
+            return nn.Linear(3, int(scale["width"]))
+
+    family = Keeps()
+    roles(family.build, Scale(width=8), Scale(width=16))
+    assert family.data.device.type == "cpu"
+
+
 class Plain(nn.Module):
     def __init__(self, n):
         super().__init__()
@@ -151,6 +197,8 @@ def test_what_shapes_do_not_tell_is_asked_for():
         roles(lambda s: Plain(int(s["width"])), *scales)
     told = roles(lambda s: Plain(int(s["width"])), *scales, given={"tab*": "output"})["table"]
     assert (told.role, told.fan_in, told.fan_out, told.wider_in) == ("output", 16, 9, 2)
+    with pytest.raises(BadInput, match=r"'table\.weight', which is no tensor"):
+        roles(lambda s: Plain(int(s["width"])), *scales, given={"table": "input", "table.weight": "input"})
     with pytest.raises(BadInput, match="'matrix', given for tab"):
         roles(lambda s: Plain(int(s["width"])), *scales, given={"tab*": "matrix"})
 
@@ -168,6 +216,7 @@ def rounded(scale):
         (zoo, {"width": 16}, {"size": 32}, "the same axes"),
         (zoo, {"steps": 16}, {"steps": 32}, "how wide"),
         (lambda s: "model", {"width": 16}, {"width": 32}, "must return a torch.nn.Module, got str"),
+        (lambda s: nn.LazyLinear(int(s["width"])), {"width": 16}, {"width": 32}, "no shape before it is called"),
         (lambda s: zoo(s)[9], {"width": 16}, {"width": 32}, "fails: TypeError"),
         (lambda s: nn.ModuleList(nn.Linear(2, int(s["width"])) for _ in range(int(s["width"]))), {"width": 2},
          {"width": 4}, "other parameters at .* the first of them"),

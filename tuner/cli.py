@@ -311,12 +311,12 @@ def check(
 
     With optimizer(model, scale, lr) it is judged as it stands; without, the plan is.
     """
-    from tuner.mup.check import coordinate_check, family_named
+    from tuner.mup.check import coordinate_check, family_named, optimized
     from tuner.report.coordinates import write
     from tuner.report.terminal import checked, console
 
     found = family_named(family)
-    if hasattr(found, "optimizer"):
+    if optimized(found):
         click.echo(f"{family} has its own optimizer: its parametrization is judged as it stands", err=True)
     told = coordinate_check(found, parametrization, optimizer, branches=branches or None)
     console.print(checked(told))

@@ -21,6 +21,7 @@ Signature = tuple[str, tuple[bool, ...]]  # a name with its places left open, an
 
 DEPTH = "depth"
 SIGMAS = 6.0  # of the error of a mean: beyond, it is not zero
+FEW = 4  # entries a value, on average: nobody drew them
 
 
 def pattern(name: str) -> str:
@@ -119,7 +120,8 @@ class Starts:
         if bool((values == values[0]).all()):
             return float(values[0]), 0.0
         mean, std = float(values.mean()), float(values.std(correction=0))
-        return (mean, std) if abs(mean) > SIGMAS * std / len(values) ** 0.5 else (0.0, math.hypot(mean, std))
+        planned = abs(mean) > SIGMAS * std / len(values) ** 0.5 or len(values.unique()) <= len(values) / FEW
+        return (mean, std) if planned else (0.0, math.hypot(mean, std))
 
 
 def check_ratio(name: str, after: Shape, before: Shape, grown: Mapping[str, float]) -> None:

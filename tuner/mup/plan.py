@@ -18,7 +18,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tuner.errors import BadInput
 from tuner.mup.growth import pattern
@@ -26,7 +27,7 @@ from tuner.mup.roles import ROLES, Head, Role, Roles, aligned
 from tuner.mup.rules import BRANCHES, OPTIMIZERS, PARAMETRIZATIONS, Rule, multipliers, rule
 from tuner.space import suggestion
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # of DDP, torch.compile and FSDP, as parts of names
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module")  # of torch.compile and FSDP, as parts of names
 SCALES = ("scaling", "scale", "softmax_scale")  # what modules call the factor of their attention's logits
 
 
@@ -36,8 +37,11 @@ class ScaledInput:
 
     factor: float
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] * self.factor, *args[1:])
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (args[0] * self.factor, *args[1:]), kwargs
+        first, *others = kwargs.items()
+        return args, {first[0]: first[1] * self.factor, **dict(others)}
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,9 @@ class ScaledOutput:
 
     factor: float
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise BadInput(
-                f"plan: {type(module).__name__} ends a residual branch and returns a {type(output).__name__}; name the "
-                "last module inside it as the branch"
-            )
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):  # as attention returns: what it puts out, and its weights
+            return (output[0] * self.factor, *output[1:])
         return output * self.factor
 
 
@@ -63,6 +64,7 @@ class Plan:
         roles: the tensors.
         optimizer, parametrization: see `tuner.mup.rules`.
         branches: modules whose output is added to the residual stream, `*` standing for any characters.
+        own: modules, readouts or attention, that multiply by themselves.
         decay_exponent: of 1 / lr in the factor of weight decay.
         zero_readout: the readout starts at zero.
     """
@@ -71,6 +73,7 @@ class Plan:
     optimizer: str
     parametrization: str
     branches: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     decay_exponent: float = 1.0
     zero_readout: bool = False
 
@@ -108,7 +111,7 @@ class Plan:
             name.rpartition(".")[0]: factor
             for tensor in self.roles
             for name, factor in multipliers(tensor, self.parametrization).items()
-            if factor != 1
+            if factor != 1 and not self._own(name.rpartition(".")[0])
         }
 
     @property
@@ -120,7 +123,10 @@ class Plan:
     @property
     def heads(self) -> Sequence[Head]:
         """Those whose logits are divided by d in place of d^½."""
-        return () if self.parametrization == "sp" else self.roles.heads
+        return () if self.parametrization == "sp" else [h for h in self.roles.heads if not self._own(h.module)]
+
+    def _own(self, module: str) -> bool:
+        return any(fnmatchcase(module, glob) for glob in self.own)
 
     def std(self, tensor: Role) -> float:
         """Standard deviation of the entries at the start, before `init_scale`."""
@@ -129,7 +135,9 @@ class Plan:
         return tensor.std * self.rule(tensor).std
 
     def init_(self, model: nn.Module, init_scale: float = 1.0) -> None:
-        """Draws every tensor anew, normal with the planned deviation (constants as the base has them), and attaches.
+        """Draws the tensors anew, normal with the planned deviation (constants as the base has them), and attaches.
+
+        Left as they are: what does not train, and what starts neither at a constant nor around zero.
 
         Args:
             init_scale: multiplies the deviations.
@@ -141,32 +149,34 @@ class Plan:
         tensors = dict(_parameters(model))
         with torch.no_grad():
             for tensor, _ in self:
-                drawn = tensors[tensor.name]
-                std = init_scale * self.std(tensor)
-                drawn.normal_(0.0, std) if tensor.std else drawn.fill_(tensor.mean)
-                padding = getattr(_module(model, tensor.name), "padding_idx", None)
-                if padding is not None:  # as torch.nn.Embedding begins
-                    drawn[padding].zero_()
+                drawn, planned_itself = tensors[tensor.name], tensor.std > 0 and tensor.mean != 0
+                if not drawn.requires_grad or planned_itself:
+                    continue
+                drawn.normal_(0.0, init_scale * self.std(tensor)) if tensor.std else drawn.fill_(tensor.mean)
+                for owner in (_module(model, name) for name in tensor.roles):
+                    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) and owner.padding_idx is not None:
+                        drawn[owner.padding_idx].zero_()
 
     def attach_(self, model: nn.Module) -> None:
-        """The multipliers of readouts, residual branches and attention; again is as once.
+        """The multipliers of readouts, residual branches and attention, in place of those of another plan.
 
-        Not for a model that multiplies by itself.
+        Not for a model that multiplies by itself (`own`); and before a compiled one first runs.
 
         Raises:
-            BadInput: a model whose parameters are not those of the plan; a branch that matches no module; heads that
-                grow in a module whose scale of the logits is out of reach. Nothing is attached then.
+            BadInput: a model whose parameters are not those of the plan; a readout or a branch whose module cannot be
+                multiplied from outside; heads that grow in a module whose scale of the logits is out of reach. Nothing
+                is attached then.
         """
         self.check(model)
-        readouts = [(_module(model, f"{name}.weight"), factor) for name, factor in self.readouts.items()]
-        branches = [module for glob in self.branches for module in _matching(model, glob)]
-        scales = [(_module(model, f"{h.module}.weight"), h) for h in self.heads]
+        readouts = [(_readout(_module(model, f"{name}.weight"), name, f), f) for name, f in self.readouts.items()]
+        branches = [_branch(module, name) for glob in self.branches for name, module in _matching(model, glob)]
+        scales = [(_module(model, f"{head.module}.weight"), head) for head in self.heads]
         names = [_scale(module, head) for module, head in scales]
+        for module in model.modules():
+            _detach(module)
         for module, factor in readouts:
-            _replace(module._forward_pre_hooks, ScaledInput)
-            module.register_forward_pre_hook(ScaledInput(factor))
+            module.register_forward_pre_hook(ScaledInput(factor), with_kwargs=True)
         for module in branches:
-            _replace(module._forward_hooks, ScaledOutput)
             module.register_forward_hook(ScaledOutput(self.branch))
         for (module, head), name in zip(scales, names, strict=True):
             setattr(module, name, head.base**0.5 / head.target)
@@ -242,6 +252,7 @@ def plan(
     optimizer: str = "adamw",
     parametrization: str = "mup",
     branches: Sequence[str] | None = None,
+    own: Sequence[str] = (),
     decay_exponent: float = 1.0,
     zero_readout: bool = False,
 ) -> Plan:
@@ -252,6 +263,7 @@ def plan(
         parametrization: sp, mup, spectral, depth-mup, completep.
         branches: modules whose output is added to the residual stream, as ("*.attn.c_proj", "*.mlp.c_proj"); to be
             named where depth grows under a rule for it; () where the model multiplies them itself.
+        own: readouts and attention that the model multiplies itself.
         decay_exponent: weight decay goes as lr^-this: 1 keeps lr weight_decay, 0 keeps weight_decay.
         zero_readout: the readout starts at zero, which drops what small networks have and large ones have not.
 
@@ -276,37 +288,62 @@ def plan(
             other = next(iter(tensor.also))
             raise BadInput(f"plan: {tensor.name} is tied to {other}; untie them, {what} needs them apart")
     named = tuple(branches or ()) if parametrization in BRANCHES else ()
-    return Plan(roles, optimizer, parametrization, named, decay_exponent, zero_readout)
+    return Plan(roles, optimizer, parametrization, named, tuple(own), decay_exponent, zero_readout)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """What DDP holds."""
+    return _inner(model.module) if isinstance(model, (DistributedDataParallel, nn.DataParallel)) else model
+
+
+def _bare(name: str) -> str:
+    """A name without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """By the names they have without wrappers."""
-    for name, tensor in model.named_parameters():
-        yield ".".join(part for part in name.split(".") if part not in WRAPPERS), tensor
+    return ((_bare(name), tensor) for name, tensor in _inner(model).named_parameters())
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
     """The module that owns a parameter, by the name that this has without wrappers."""
-    module = model
-    for part in name.split(".")[:-1]:
-        module = getattr(_unwrapped(module), part) if part else module
-    return _unwrapped(module)
+    owner = name.rpartition(".")[0]
+    return next(module for other, module in _modules(model) if other == owner)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    for wrapper in WRAPPERS:
-        if isinstance(inner := module._modules.get(wrapper), nn.Module) and len(module._modules) == 1:
-            return _unwrapped(inner)
-    return module
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """By the names they have without wrappers, and not the wrappers."""
+    for name, module in _inner(model).named_modules():
+        if not any(wrapper in module._modules for wrapper in WRAPPERS):
+            yield _bare(name), module
 
 
-def _matching(model: nn.Module, glob: str) -> list[nn.Module]:
-    """Modules by a glob on the names they have without wrappers."""
-    names = {".".join(part for part in name.split(".") if part not in WRAPPERS): m for name, m in model.named_modules()}
-    found = [module for name, module in names.items() if fnmatchcase(name, glob)]
+def _matching(model: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
+    found = [(name, module) for name, module in _modules(model) if fnmatchcase(name, glob)]
     if not found:
-        raise BadInput(f"plan: no module is named {glob!r}; {suggestion(glob, list(names))}")
+        raise BadInput(f"plan: no module is named {glob!r}; {suggestion(glob, [name for name, _ in _modules(model)])}")
     return found
+
+
+def _readout(module: nn.Module, name: str, factor: float) -> nn.Module:
+    """A module of which it is known that its output is its weight times its input."""
+    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or type(module).__name__ == "Conv1D":
+        return module
+    where = name or "the model itself"
+    raise BadInput(
+        f"plan: {where} ({type(module).__name__}) reads out and cannot be multiplied from outside; multiply what it "
+        f'puts out by {factor:g} there, and say so: own=("{name}",)'
+    )
+
+
+def _branch(module: nn.Module, name: str) -> nn.Module:
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):  # whose forward attention never calls
+        owner = name.rpartition(".")[0]
+        raise BadInput(
+            f"plan: {name} is called by nothing, its attention uses its weight; name {owner!r} as the branch"
+        )
+    return module
 
 
 def _scale(module: nn.Module, head: Head) -> str:
@@ -319,14 +356,15 @@ def _scale(module: nn.Module, head: Head) -> str:
     raise BadInput(
         f"plan: {head.module} ({type(module).__name__}) has heads {head.base} wide at the base and {head.target} at "
         f"the target, and no {', '.join(SCALES)} of {wanted[0]:g} to set to {wanted[1]:g}; multiply its queries by "
-        f"{wanted[1] / wanted[0]:g}, or let the number of heads grow"
+        f'{wanted[1] / wanted[0]:g} and say so, own=("{head.module}",), or let the number of heads grow'
     )
 
 
-def _replace(hooks: dict[int, Any], kind: type) -> None:
-    """Leaves no earlier hook of ours."""
-    for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
-        del hooks[key]
+def _detach(module: nn.Module) -> None:
+    """Leaves no hook of an earlier plan."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, (ScaledInput, ScaledOutput))]:
+            del hooks[key]
 
 
 def _check_groups(tensors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:

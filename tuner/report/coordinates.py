@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner.mup.check import Coordinates, Measured, Slope
-from tuner.mup.growth import DEPTH, pattern
+from tuner.mup.check import Coordinates
+from tuner.mup.growth import pattern
+from tuner.mup.slopes import Measured, Slope
 from tuner.report.figures import Panel
 from tuner.report.page import assembled, table, written
 
@@ -71,7 +72,7 @@ def _panel(checked: Coordinates, quantity: str, axis: str) -> Panel | None:
 
 
 def _line(measured: Sequence[Measured], slope: Slope) -> dict[str, Any]:
-    name = pattern if slope.axis == DEPTH or "*" in slope.name else str
+    name = pattern if "*" in slope.name else str
     points: dict[float, list[float]] = {}
     for m in measured:
         if name(m.name) == slope.name and m.quantity == slope.quantity and m.value > 0 and math.isfinite(m.value):
