@@ -9,6 +9,7 @@ Tensor Programs V, section 8 and appendix D.1): slopes of ln(size) in ln(width) 
 | change     | an activation | 0        | since initialisation                                                 |
 | both       | logits        | <= 0     | <= -1/2 at the start where heads grow: q and k are not aligned yet   |
 | effect     | a tensor      | 0        | see `tuner.mup.probe`; one that does next to nothing is left out     |
+| through    | a tensor      | <= 0     | its effect where other modules work on it: readouts begin unaligned  |
 | decay      | a tensor      | 0        | lr x weight decay in the optimizer's groups: no few steps show it    |
 | loss       | the model     | <= 0     | wider is better: a rising loss makes a pass undetermined             |
 
@@ -247,9 +248,9 @@ class _Runner:
                 yield Measured(name, "change", scale, size(now - then), entries)
         gradients = {name: 0.0 if p.grad is None else size(p.grad) for name, p in model.named_parameters()}
         largest = max(gradients.values())
-        for name, value in effects(model, end, initial):
+        for name, value, alone in effects(model, end, initial):
             if gradients.get(name, largest) > ROUNDING * largest:
-                yield Measured(name, "effect", scale, value)
+                yield Measured(name, "effect" if alone else "effect through others", scale, value)
         yield from _decays(model, optimizer, scale)
         yield Measured("the model", "loss", scale, end.loss)
 

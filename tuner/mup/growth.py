@@ -120,7 +120,7 @@ class Starts:
         if bool((values == values[0]).all()):
             return float(values[0]), 0.0
         mean, std = float(values.mean()), float(values.std(correction=0))
-        planned = abs(mean) > SIGMAS * std / len(values) ** 0.5 or len(values.unique()) <= len(values) / FEW
+        planned = abs(mean) > SIGMAS * std / len(values) ** 0.5 or len(torch.unique(values)) <= len(values) / FEW
         return (mean, std) if planned else (0.0, math.hypot(mean, std))
 
 

@@ -131,10 +131,11 @@ def size(activation: Tensor) -> float:
     return float(finite.square().mean().sqrt()) if finite.numel() else math.nan
 
 
-def effects(model: nn.Module, seen: Seen, initial: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
+def effects(model: nn.Module, seen: Seen, initial: Mapping[str, Tensor]) -> Iterator[tuple[str, float, bool]]:
     """The size of the effect of every tensor, on the innermost module around it that was called.
 
-    A tied tensor has one for each name; a tensor in no module that was called has none.
+    A tied tensor has one for each name; a tensor in no module that was called has none. With it, whether it is the
+    tensor's alone: not where other modules work inside the one that was called.
 
     Args:
         initial: the tensors before training, by name.
@@ -147,7 +148,8 @@ def effects(model: nn.Module, seen: Seen, initial: Mapping[str, Tensor]) -> Iter
             with _held(tensor, initial[name]):
                 before = _output(module, args, kwargs)
             if trained is not None and before is not None:
-                yield name, size(trained - before)
+                alone = owner == name.rpartition(".")[0] and not any(module.children())
+                yield name, size(trained - before), alone
 
 
 def around(name: str, seen: Seen) -> str | None:

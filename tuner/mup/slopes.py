@@ -86,7 +86,7 @@ def slopes(measured: Sequence[Measured], axes: Sequence[str]) -> Iterator[Slope]
     place = {name: k for k, name in enumerate(dict.fromkeys(name for name, _ in groups))}
     sizes = {name: _at_smallest(found) for (name, quantity), found in groups.items() if quantity == "size"}
     for (name, quantity), found in sorted(groups.items(), key=lambda item: place[_owner(item[0], place)]):
-        if quantity == "effect" and _at_smallest(found) < NEGLIGIBLE * sizes.get(name.rpartition(".")[0], 0.0):
+        if quantity.startswith("effect") and _at_smallest(found) < NEGLIGIBLE * sizes.get(name.rpartition(".")[0], 0.0):
             continue
         for axis, (slope, low, high) in _fitted(found, axes).items():
             if axis != DEPTH or not _inside_a_block(name, quantity):
@@ -110,7 +110,7 @@ def _owner(key: tuple[str, str], place: Mapping[str, int]) -> str:
     """The module that a quantity is of: of a tensor, the one that has it."""
     name, quantity = key
     owner = name.rpartition(".")[0]
-    return owner if quantity in ("effect", "decay") and owner in place else name
+    return owner if quantity.startswith(("effect", "decay")) and owner in place else name
 
 
 def _at_smallest(found: Sequence[Measured]) -> float:
@@ -120,7 +120,7 @@ def _at_smallest(found: Sequence[Measured]) -> float:
 
 def _inside_a_block(name: str, quantity: str) -> bool:
     """What is repeated over depth, but for what a whole block gives out."""
-    return "*." in name or (quantity in ("effect", "decay") and "*" in name)
+    return "*." in name or (quantity.startswith(("effect", "decay")) and "*" in name)
 
 
 def _fitted(found: Sequence[Measured], axes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
@@ -149,5 +149,5 @@ def _allowed(name: str, quantity: str, axis: str, found: Sequence[Measured]) -> 
     grows = len({m.entries for m in found}) > 1
     if name.rpartition(".")[2] == LOGITS:
         return -math.inf, -WRONG if grows and quantity == "size at the start" and axis != DEPTH else 0.0
-    falls = quantity == "loss" or (quantity.startswith("size") and not grows)
+    falls = quantity in ("loss", "effect through others") or (quantity.startswith("size") and not grows)
     return -math.inf if falls else 0.0, 0.0

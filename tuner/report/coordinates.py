@@ -19,6 +19,7 @@ QUANTITIES = {
     "size": "Sizes after",
     "change": "How far training has moved them",
     "effect": "What each tensor's training does to its module's output",
+    "effect through others": "The same, of tensors that others work on",
     "decay": "Learning rate times weight decay",
     "loss": "Loss",
 }
