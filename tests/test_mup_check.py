@@ -314,6 +314,10 @@ class Honest(Trains, Planned):
 
 class Liar(Trains, Standard):
     pass
+
+class Broken(Trains, Standard):
+    def loss(self, model, seed):
+        return 1 / 0
 """
 STUDY = """
 [study]
@@ -328,7 +332,7 @@ target_runs = 0.5
 """
 
 
-@pytest.mark.parametrize(("name", "status"), [("Honest", 0), ("Liar", 1)])
+@pytest.mark.parametrize(("name", "status"), [("Honest", 0), ("Liar", 1), ("Broken", 2)])
 def test_an_objective_is_held_to_its_parametrization_before_the_first_trial(tmp_path, name, status):
     (tmp_path / f"claims_{name}.py").write_text(CLAIMS)
     study = tmp_path / "study.toml"
@@ -336,7 +340,9 @@ def test_an_objective_is_held_to_its_parametrization_before_the_first_trial(tmp_
     asked = ["run", str(study), "--workers", "0", "--no-verify", "--json"]
     first = CliRunner().invoke(main, asked)
     assert first.exit_code == status, first.stderr
-    assert ("coordinate check: pass" if status == 0 else "stopped before the first trial") in first.stderr
+    said = ["coordinate check: pass", "stopped before the first trial", "fails: ZeroDivisionError"][status]
+    assert said in first.stderr
+    assert ("--skip-check" in first.stderr) == bool(status)
     assert bool(first.stdout) == (status == 0)
     again = CliRunner().invoke(main, [*asked, "--skip-check"])
     assert again.exit_code == 0

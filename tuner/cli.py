@@ -138,7 +138,10 @@ def _hold_to_claim(study: Any) -> None:
     from tuner.mup.check import claim_checked
     from tuner.report.terminal import checked, console
 
-    told = claim_checked(study.source.load(), study.problem)
+    try:
+        told = claim_checked(study.source.load(), study.problem)
+    except BadInput as error:
+        raise BadInput(f"{error}, or run with --skip-check") from error
     if told is not None and told.verdict == "fail":
         console.print(checked(told))
         click.echo("stopped before the first trial; correct the parametrization, or run with --skip-check", err=True)
