@@ -84,14 +84,14 @@ class DigitsMLP(TrainedObjective):
     def network(self, scale: Scale, members: Members) -> Network:
         return MLP(self.rules(scale), members, digits()[0].shape[1], int(scale["width"]), CLASSES)
 
-    def batches(self, seeds: Sequence[int], steps: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], steps: int, size: int) -> Iterator[Batch]:
         x, y = (part.to(device()) for part in digits()[:2])
         x = x.to(DTYPES[self.dtype])
         streams = [generator(seed, "data") for seed in seeds]
-        order = torch.stack([_epochs(stream, len(y), steps * self.batch) for stream in streams])
-        for block in order.to(device()).split(BLOCK * self.batch, dim=1):  # (K, BLOCK B)
+        order = torch.stack([_epochs(stream, len(y), steps * size) for stream in streams])
+        for block in order.to(device()).split(BLOCK * size, dim=1):  # (K, BLOCK B)
             noisy = x[block] + PIXEL_NOISE * normal(streams, (block.shape[1], x.shape[1])).to(x)
-            yield from zip(noisy.split(self.batch, dim=1), y[block].split(self.batch, dim=1), strict=True)
+            yield from zip(noisy.split(size, dim=1), y[block].split(size, dim=1), strict=True)
 
     def losses(self, network: Network, batch: Batch) -> Tensor:
         x, y = batch
@@ -102,7 +102,7 @@ class DigitsMLP(TrainedObjective):
         yield x.to(device(), DTYPES[self.dtype]), y.to(device())
 
     def flops(self, scale: Scale) -> float:
-        return mlp_flops(self.batch, digits()[0].shape[1], int(scale["width"]), CLASSES)
+        return mlp_flops(self.size(scale), digits()[0].shape[1], int(scale["width"]), CLASSES)
 
 
 def _epochs(stream: torch.Generator, examples: int, length: int) -> Tensor:
@@ -151,14 +151,14 @@ class TeacherMLP(TrainedObjective):
     def network(self, scale: Scale, members: Members) -> Network:
         return MLP(self.rules(scale), members, TEACHER_INPUTS, int(scale["width"]), 1)
 
-    def batches(self, seeds: Sequence[int], steps: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], steps: int, size: int) -> Iterator[Batch]:
         streams = [generator(seed, "data") for seed in seeds]
         weights = [w.to(device(), DTYPES[self.dtype]) for w in teacher()]
         for start in range(0, steps, BLOCK):
-            examples = min(BLOCK, steps - start) * self.batch
+            examples = min(BLOCK, steps - start) * size
             x = normal(streams, (examples, TEACHER_INPUTS)).to(device(), DTYPES[self.dtype])
             y = _taught(x, *weights)
-            yield from zip(x.split(self.batch, dim=1), y.split(self.batch, dim=1), strict=True)
+            yield from zip(x.split(size, dim=1), y.split(size, dim=1), strict=True)
 
     def losses(self, network: Network, batch: Batch) -> Tensor:
         x, y = batch
@@ -169,4 +169,4 @@ class TeacherMLP(TrainedObjective):
         yield x.to(device(), DTYPES[self.dtype]), y.to(device(), DTYPES[self.dtype])
 
     def flops(self, scale: Scale) -> float:
-        return mlp_flops(self.batch, TEACHER_INPUTS, int(scale["width"]), 1)
+        return mlp_flops(self.size(scale), TEACHER_INPUTS, int(scale["width"]), 1)

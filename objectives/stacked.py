@@ -27,7 +27,6 @@ from objectives.rules import Rule
 
 Members = tuple[int, ...]
 
-BETAS = (0.9, 0.95)
 EPS = 1e-12  # small against any gradient, so that it needs no rule of its own (Everett et al. 2024)
 
 
@@ -102,7 +101,9 @@ def initialise(network: Network, seeds: Sequence[int], init_scale: Sequence[floa
             weight.copy_(torch.randn(weight.shape, generator=streams[k]).double() * std)
 
 
-def adamw(network: Network, lr: Sequence[float], weight_decay: Sequence[float]) -> torch.optim.AdamW:
+def adamw(
+    network: Network, lr: Sequence[float], weight_decay: Sequence[float], betas: tuple[float, float]
+) -> torch.optim.AdamW:
     """PyTorch's fused AdamW, one group for each member and rule.
 
     Of a stack the optimizer holds slices, views of the weights and of their gradients. The gradients of a stack must
@@ -120,7 +121,7 @@ def adamw(network: Network, lr: Sequence[float], weight_decay: Sequence[float]) 
             {"params": tensors, "lr": lr[k] * rate, "weight_decay": weight_decay[k] * decay}
             for (rate, decay), tensors in alike.items()
         ]
-    return torch.optim.AdamW(groups, betas=BETAS, eps=EPS, fused=True)
+    return torch.optim.AdamW(groups, betas=betas, eps=EPS, fused=True)
 
 
 def _trained(weight: nn.Parameter, members: Members, k: int) -> Tensor:

@@ -47,9 +47,10 @@ class TrainedObjective(ABC):
     """A network trained on a task, as an objective and as a model family.
 
     Args:
-        parametrization: "mup-adamw" or "sp-adamw", applied to each tensor here; a tuner has nothing left to rescale.
-        steps: length of training, where the scale has no "steps" axis.
-        batch: examples in a minibatch.
+        parametrization: "mup-adamw", "sp-adamw" or "completedp-adamw", applied here; nothing is left to rescale.
+        steps: length of training at the base batch, where the scale has no "steps" axis.
+        batch: the base batch: examples in a minibatch, where the scale has no "batch_size" axis. A larger batch takes
+            fewer steps, so that training sees as many examples.
         base_width: the width at which both parametrizations give every tensor the same learning rate.
         dtype: "float32" or "float64".
 
@@ -64,7 +65,7 @@ class TrainedObjective(ABC):
     dtype: str = "float32"
 
     space: ClassVar[SearchSpace]
-    axes: ClassVar[tuple[str, ...]] = ("width", "steps")
+    axes: ClassVar[tuple[str, ...]] = ("width", "batch_size", "steps")
 
     def __post_init__(self) -> None:
         known(self.parametrization)
@@ -76,8 +77,8 @@ class TrainedObjective(ABC):
         """The network, or a stack of it, with weights not yet drawn."""
 
     @abstractmethod
-    def batches(self, seeds: Sequence[int], steps: int) -> Iterator[Batch]:
-        """`steps` minibatches for each seed, stacked: tensors (K, B, ...)."""
+    def batches(self, seeds: Sequence[int], steps: int, size: int) -> Iterator[Batch]:
+        """`steps` minibatches of `size` for each seed, stacked: tensors (K, B, ...)."""
 
     @abstractmethod
     def losses(self, network: Network, batch: Batch) -> Tensor:
@@ -117,35 +118,48 @@ class TrainedObjective(ABC):
 
     def loss(self, model: Network, seed: int) -> Tensor:
         """Mean loss of a lone network on one fresh batch."""
-        inputs, targets = next(self.batches([seed], 1))
+        inputs, targets = next(self.batches([seed], 1, self.batch))
         return self.losses(model, (inputs[0], targets[0]))
 
     def optimizer(self, model: Network, scale: Scale, lr: float) -> torch.optim.Optimizer:
         """AdamW with the parametrization's rules, weight decay from the middle of the space."""
-        return adamw(model, [lr], [self._middle("weight_decay")])
+        return self._optimizer(model, scale, [lr], [self._middle("weight_decay")])
+
+    def size(self, scale: Scale) -> int:
+        """Examples in a minibatch at a scale."""
+        return int(scale.get("batch_size", self.batch))
 
     def length(self, scale: Scale) -> int:
         """Steps of a run at a scale."""
-        return int(self._checked(scale).get("steps", self.steps))
+        at_equal_examples = max(1, round(self.steps * self.batch / self.size(scale)))
+        return int(self._checked(scale).get("steps", at_equal_examples))
 
     def rules(self, scale: Scale, depth_ratio: float = 1.0) -> Rules:
-        return Rules(self.parametrization, scale["width"] / self.base_width, depth_ratio)
+        return Rules(self.parametrization, scale["width"] / self.base_width, depth_ratio, self.size(scale) / self.batch)
 
     def _train(self, scale: Scale, trials: Sequence[Trial]) -> Network:
         members, seeds = (len(trials),), [t.seed for t in trials]
         lr, decay, init_scale = ([float(t.params[n]) for t in trials] for n in ("lr", "weight_decay", "init_scale"))
         network = self.network(scale, members).to(device(), DTYPES[self.dtype])
         initialise(network, seeds, init_scale)
-        optimizer = adamw(network, lr, decay)
+        optimizer = self._optimizer(network, scale, lr, decay)
         peaks = [group["lr"] for group in optimizer.param_groups]
         steps = self.length(scale)
-        for step, batch in enumerate(self.batches(seeds, steps)):
+        for step, batch in enumerate(self.batches(seeds, steps, self.size(scale))):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(step, steps)
             network.zero_grad(set_to_none=False)
             self.losses(network, batch).sum().backward()  # the gradient of a sum: each member has its own, unmixed
             optimizer.step()
         return network
+
+    def _optimizer(
+        self, network: Network, scale: Scale, lr: Sequence[float], weight_decay: Sequence[float]
+    ) -> torch.optim.AdamW:
+        rules = self.rules(scale)
+        rates = [rate * rules.over_batch("lr") for rate in lr]
+        decays = [decay * rules.over_batch("weight_decay") for decay in weight_decay]
+        return adamw(network, rates, decays, rules.betas)
 
     @torch.no_grad()
     def _evaluate(self, network: Network) -> list[float]:

@@ -162,15 +162,15 @@ class CharTransformer(TrainedObjective):
             "init_scale": Float(0.1, 10.0, log=True),
         }
     )
-    axes = ("width", "depth", "steps")
+    axes = ("width", "depth", "batch_size", "steps")
 
     def network(self, scale: Scale, members: Members) -> Network:
         shape = self.shape(scale)
         return Transformer(self.rules(scale, shape.depth / self.base_depth), members, shape)
 
-    def batches(self, seeds: Sequence[int], steps: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], steps: int, size: int) -> Iterator[Batch]:
         tokens = text()[0].to(device())
-        shape, last = (steps, self.batch), len(tokens) - self.context
+        shape, last = (steps, size), len(tokens) - self.context
         starts = torch.stack([torch.randint(last, shape, generator=generator(seed, "data")) for seed in seeds])
         for chosen in starts.to(device()).unbind(1):  # (K, B)
             yield windows(tokens, chosen, self.context)
@@ -186,7 +186,7 @@ class CharTransformer(TrainedObjective):
         return (windows(tokens, part, self.context) for part in starts.chunk(HELD_OUT_PARTS))
 
     def flops(self, scale: Scale) -> float:
-        return self.shape(scale).flops(self.batch)
+        return self.shape(scale).flops(self.size(scale))
 
     def shape(self, scale: Scale) -> Shape:
         """The network's sizes at a scale. Raises ValueError if the heads do not divide the width."""

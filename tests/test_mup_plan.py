@@ -113,7 +113,7 @@ def test_a_multiplier_may_be_moved_into_the_weights(family, optimizer):
 
 def test_a_plan_from_the_base_to_itself_changes_nothing():
     for optimizer in ("sgd", "adamw", "lion", "muon"):
-        for name in ("sp", "mup", "spectral", "completep"):
+        for name in ("sp", "mup", "spectral", "completep"):  # completedp is not for all optimizers
             here = roles(lambda s: Transformer(int(s["width"]), int(s["depth"])), *[Scale(width=8, depth=2)] * 2)
             for _, rule in plan(here, optimizer, name):
                 assert {rule.std, rule.multiplier, rule.lr, rule.weight_decay, rule.eps} == {1.0}
@@ -357,6 +357,31 @@ class Inline(nn.Module):
         self.query = nn.Linear(width, width)
 
 
+def over_batch(optimizer, batch_size, tokens=1e6, parametrization="completedp"):
+    """The plan of an MLP 4 times as wide, with more data at once or in all."""
+    base, target = Scale(width=8, batch_size=8, tokens=1e6), Scale(width=32, batch_size=batch_size, tokens=tokens)
+    return plan(roles(lambda s: MLP(int(s["width"])), base, target), optimizer, parametrization, branches=())
+
+
+def test_batch_and_tokens_move_every_group_by_completedp():
+    """By hand, at 16x the batch and 4x the tokens: Mlodozeniec et al. 2025; SGD at 16x the batch: Goyal et al. 2017."""
+    asked = {"lr": 1.0, "weight_decay": 1.0, "eps": 1e-8}
+    moved = over_batch("adamw", 128, 4e6).param_groups(MLP(32), **asked, betas=(0.9, 0.99))
+    still = over_batch("adamw", 128, 4e6, "completep").param_groups(MLP(32), **asked)
+    for one, other in zip(moved, still, strict=True):
+        factors = [one[name] / other[name] for name in ("lr", "weight_decay", "eps")]
+        assert factors == pytest.approx([2, 2, 1 / 2])
+        assert one["betas"] == pytest.approx((0.6, 0.96))
+        assert "betas" not in other
+    for one, other in zip(
+        over_batch("sgd", 128).param_groups(MLP(32), lr=1.0),
+        over_batch("sgd", 8).param_groups(MLP(32), lr=1.0),
+        strict=True,
+    ):
+        assert one["lr"] == pytest.approx(16 * other["lr"])
+        assert one["weight_decay"] == other["weight_decay"]
+
+
 def test_what_a_plan_cannot_do_it_refuses_before_anything_is_touched():
     here, model = table("MLP"), MLP(32)
     before = copy.deepcopy(model.state_dict())
@@ -367,6 +392,11 @@ def test_what_a_plan_cannot_do_it_refuses_before_anything_is_touched():
         "multiplies every residual branch by 0.5": lambda: plan(planned_transformer().roles, "adamw", "completep"),
         "is tied to readout.weight; untie": lambda: plan(planned_transformer(tied=True).roles, "adamw", "spectral"),
         "Adam divides a weight decay": lambda: plan(here, "adam").param_groups(model, lr=1.0, weight_decay=0.1),
+        "multiplies 1 - beta by 16; pass Adam's betas": lambda: over_batch("adamw", 128).param_groups(model, lr=1.0),
+        "a beta of 0.9 -0.6, where the rule ends": lambda: over_batch("adamw", 128).param_groups(
+            model, lr=1.0, betas=(0.9, 0.99)
+        ),
+        "completedp is known for sgd, adam, adamw, got lion": lambda: over_batch("lion", 128),
         "'readouts' is no role": lambda: plan(here).param_groups(model, lr=1.0, lr_multipliers={"readouts": 2.0}),
         "first.weight is .* in the model": lambda: plan(here).init_(MLP(16)),
         "the plan and not in the model": lambda: plan(here).init_(MLP(32, bias=False)),

@@ -28,6 +28,7 @@ TRAINED = {
     "transformer": CharTransformer(steps=12, batch=2, context=16),
     "digits-sp": DigitsMLP("sp-adamw", steps=12, batch=16),
     "transformer-sp": CharTransformer("sp-adamw", steps=12, batch=2, context=16),
+    "transformer-completedp": CharTransformer("completedp-adamw", steps=12, batch=2, context=16),
 }
 ALL = {**TRAINED, "ridge": RandomFeatures()}
 SMALL = Scale(width=16)
@@ -135,9 +136,9 @@ def test_a_diverged_member_is_reported_as_it_is_and_leaves_its_neighbours_unchan
 @every_trained
 def test_the_closed_form_of_flops_is_what_one_step_multiplies(objective):
     """Exactly: the counter counts matrix products, and nothing else here is counted by either."""
-    for scale in (SMALL, WIDER):
+    for scale in (SMALL, WIDER, Scale(width=16, batch_size=5)):
         network = objective.network(scale, (2,))
-        batch = next(objective.batches([0, 1], 1))
+        batch = next(objective.batches([0, 1], 1, objective.size(scale)))
         with FlopCounterMode(display=False) as counter:
             objective.losses(network, batch).sum().backward()
         assert counter.get_total_flops() == 2 * objective.flops(scale)
@@ -148,6 +149,16 @@ def test_steps_come_from_the_scale_when_it_has_them(objective):
     params, twice = point(objective), Scale(width=16, steps=24)
     assert objective.cost(params, twice) == 2 * objective.cost(params, SMALL)
     assert objective(params, Scale(width=16, steps=12), 0).loss == objective(params, SMALL, 0).loss
+
+
+@every_trained
+def test_a_larger_batch_takes_fewer_steps_for_as_many_examples(objective):
+    params, base = point(objective), Scale(width=16, batch_size=objective.batch)
+    assert objective(params, base, 0).loss == objective(params, SMALL, 0).loss
+    fourfold = Scale(width=16, batch_size=4 * objective.batch)
+    assert objective.length(fourfold) == 3
+    assert objective.cost(params, fourfold) == objective.cost(params, SMALL)
+    assert objective.cost(params, Scale(fourfold, steps=12)) == 4 * objective.cost(params, SMALL)
 
 
 @every_trained
@@ -191,7 +202,7 @@ def test_trials_of_two_scales_are_refused():
 
 @pytest.mark.parametrize("objective", [DigitsMLP, TeacherMLP, CharTransformer])
 def test_an_unknown_parametrization_or_precision_is_refused_with_the_known_ones(objective):
-    with pytest.raises(ValueError, match="'mup-adamw', 'sp-adamw', got 'mup'"):
+    with pytest.raises(ValueError, match="'mup-adamw', 'sp-adamw', 'completedp-adamw', got 'mup'"):
         objective(parametrization="mup")
     with pytest.raises(ValueError, match="float32, float64, got 'half'"):
         objective(dtype="half")
@@ -233,6 +244,21 @@ def test_mup_divides_the_rate_of_hidden_matrices_by_the_width_ratio_and_multipli
     for name, (lr, decay) in wide.items():
         factor = 1 if name in vector_like else 4
         assert (lr * factor, decay / factor) == base[name], name
+
+
+def test_completedp_moves_every_group_with_the_batch():
+    """The square-root rule at 4 times the batch, by hand."""
+    objective, scale = CharTransformer("completedp-adamw"), Scale(width=256, batch_size=16)
+    moved = objective.optimizer(objective.build(scale), scale, 1.0)
+    still = objective.optimizer(objective.build(scale), Scale(width=256), 1.0)
+    for one, other in zip(moved.param_groups, still.param_groups, strict=True):
+        assert one["lr"] == 2 * other["lr"]
+        assert one["weight_decay"] == 2 * other["weight_decay"]
+        assert (one["betas"], other["betas"]) == (pytest.approx((0.6, 0.8)), (0.9, 0.95))
+    with pytest.raises(
+        ValueError, match=r"a batch 16 times the base's takes beta1 from 0\.9 to -0\.6.*lower batch_size"
+    ):
+        objective(point(objective), Scale(width=16, batch_size=64), 0)
 
 
 def change(objective, width, layer, lr):

@@ -208,12 +208,19 @@ def _claimed(exponents: Table, role: str, axis: str) -> float:
 
 _LR: Table = {"lr": {"width": -1.0}}
 _LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0}}
-_WITH_DATA: Table = {
-    "lr": {"width": -1.0, "batch_size": 0.5, "tokens": -0.5},
-    "weight_decay": {"width": 1.0, "batch_size": 0.5, "tokens": -0.5},
-    "eps": {"width": -1.0, "depth": -1.0, "batch_size": -0.5, "tokens": 0.5},
+_ADAM_DATA: Table = {
+    "lr": {"batch_size": 0.5, "tokens": -0.5},
+    "weight_decay": {"batch_size": 0.5, "tokens": -0.5},
+    "eps": {"batch_size": -0.5, "tokens": 0.5},
     "one_minus_beta1": {"batch_size": 1.0, "tokens": -1.0},
     "one_minus_beta2": {"batch_size": 1.0, "tokens": -1.0},
+}
+DATA: Mapping[str, Table] = {"sgd": {"lr": {"batch_size": 1.0}}, "adam": _ADAM_DATA, "adamw": _ADAM_DATA}
+_WITH_DATA: Table = {
+    **_ADAM_DATA,
+    "lr": {**_ADAM_DATA["lr"], **_LR_DECAY["lr"]},
+    "weight_decay": {**_ADAM_DATA["weight_decay"], **_LR_DECAY["weight_decay"]},
+    "eps": {**_ADAM_DATA["eps"], "width": -1.0, "depth": -1.0},
 }
 _OVER_DEPTH = {(role, "depth"): (0.0, 0.12) for role in ("lr", "weight_decay", "init_scale")}
 _DATA_SD = 0.2  # how sure the exponents in batch_size and tokens are, within the range where the rules hold
@@ -245,6 +252,15 @@ def preset(name: str, exponents: Table | None = None) -> Parametrization:
     for role, axes in (exponents or {}).items():
         merged[role] = {**merged.get(role, {}), **axes}
     return replace(chosen, exponents=merged)
+
+
+def over_data(optimizer: str, role: str, scale: Scale, base: Scale) -> float:
+    """What the batch and the tokens of a scale make of a hyperparameter, by DATA; 1 where they are no axes.
+
+    The batch by itself is meant at equal tokens: a batch 4 times as large takes a quarter of the steps.
+    """
+    exponents = DATA[optimizer].get(role, {})
+    return math.prod(math.pow(ratio, exponents.get(axis, 0.0)) for axis, ratio in scale.ratio(base).items())
 
 
 def applied(name: str) -> Parametrization:

@@ -30,7 +30,7 @@ TENSORS = {{
 }}
 READOUTS = {readouts}  # module: factor of its input
 BRANCHES = {branches}  # module: factor of its output
-{heads}
+{heads}{betas}
 
 def param_groups(model):
     """Groups for a torch optimizer; of Muon's plan some are AdamW's, as "optimizer" says."""
@@ -95,6 +95,7 @@ def _json(plan: Plan, told: Told) -> str:
         for tensor, its in plan
     ]
     head = {name: getattr(plan, name) for name in ("optimizer", "parametrization", "branches", "branch")}
+    head["one_minus_beta"] = plan.over_data("one_minus_beta2")  # a factor
     scales = {"base": dict(plan.roles.base), "target": dict(plan.roles.target)}
     heads = [{**asdict(head), "logits": head.base**0.5 / head.target} for head in plan.heads]
     return json.dumps({**head, **scales, "at_base": dict(told), "heads": heads, "tensors": tensors}, indent=1)
@@ -110,6 +111,7 @@ def _python(plan: Plan, told: Told) -> str:
         f"# the logits of {head.module} are q.k times {head.base**0.5 / head.target:.6g}, not {head.target**-0.5:.6g}\n"
         for head in plan.heads
     ]
+    factor = plan.over_data("one_minus_beta2")
     return CODE.format(
         optimizer=plan.optimizer,
         parametrization=plan.parametrization,
@@ -119,6 +121,7 @@ def _python(plan: Plan, told: Told) -> str:
         readouts=plan.readouts,
         branches=dict.fromkeys(plan.branch_modules, plan.branch),
         heads="".join(heads),
+        betas=f"# 1 - beta of the optimizer is {factor:g} times the base's\n" if factor != 1 else "",
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -25,6 +25,7 @@ from tuner.errors import BadInput
 from tuner.mup.growth import pattern
 from tuner.mup.roles import ROLES, Head, Role, Roles, aligned
 from tuner.mup.rules import BRANCHES, OPTIMIZERS, PARAMETRIZATIONS, Rule, multipliers, rule
+from tuner.parametrization import DATA, over_data
 from tuner.space import suggestion
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module")  # of torch.compile and FSDP, as parts of names
@@ -82,7 +83,15 @@ class Plan:
             yield tensor, self.rule(tensor)
 
     def rule(self, tensor: Role) -> Rule:
-        return rule(tensor, self.optimizer, self.parametrization, self.roles.deeper, self.decay_exponent)
+        its = rule(tensor, self.optimizer, self.parametrization, self.roles.deeper, self.decay_exponent)
+        moved = {name: getattr(its, name) * self.over_data(name) for name in ("lr", "weight_decay", "eps")}
+        return replace(its, **moved)
+
+    def over_data(self, role: str) -> float:
+        """What batch and tokens make of a hyperparameter, one_minus_beta1 and one_minus_beta2 among them."""
+        if self.parametrization != "completedp":
+            return 1.0
+        return over_data(self.optimizer, role, self.roles.target, self.roles.base)
 
     @property
     def branch(self) -> float:
@@ -101,6 +110,8 @@ class Plan:
         lines = [(f"{line[0]} ({n})" if n > 1 else line[0], *line[1:]) for line, n in seen.items()]
         told = [f"every residual branch ({', '.join(self.branches)}) x {self.branch:g}"] if self.branches else []
         heads = sorted({(head.base, head.target) for head in self.heads})
+        factor = self.over_data("one_minus_beta2")
+        told += [f"1 - beta x {factor:.3g}"] if factor != 1 else []
         told += [f"logits of attention x {m**0.5 / n:.3g}, {m}^½ / {n}, in place of {n}^-½" for m, n in heads]
         return "\n".join([aligned([head, *lines]), *told])
 
@@ -187,6 +198,7 @@ class Plan:
         lr: float,
         weight_decay: float = 0.0,
         eps: float = 1e-8,
+        betas: Sequence[float] | None = None,
         lr_multipliers: Mapping[str, float] | None = None,
         undecayed: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
@@ -194,6 +206,7 @@ class Plan:
 
         Args:
             eps: Adam's.
+            betas: Adam's; None leaves them to the optimizer, unless the plan moves them.
             lr_multipliers: factors on lr by role, hyperparameters of their own.
             undecayed: roles that have no weight decay, as often ("vector", "scalar").
 
@@ -202,9 +215,10 @@ class Plan:
 
         Raises:
             BadInput: a model whose parameters are not those of the plan; a role that is none; weight decay for Adam,
-                where it is a part of the gradient and so does not transfer.
+                where it is a part of the gradient and so does not transfer; betas that are missing, or cannot be moved.
         """
         self.check(model)
+        averaged = self._betas(betas)
         for role in (*(lr_multipliers or {}), *undecayed):
             if role not in ROLES:
                 raise BadInput(f"param_groups: {role!r} is no role; {suggestion(role, ROLES)}")
@@ -220,11 +234,29 @@ class Plan:
                 "optimizer": its.optimizer,
                 "lr": lr * its.lr * (lr_multipliers or {}).get(tensor.role, 1.0),
                 "weight_decay": 0.0 if tensor.role in undecayed else weight_decay * its.weight_decay,
-                **({"eps": eps * its.eps} if its.optimizer in ("adam", "adamw") else {}),
+                **({"eps": eps * its.eps, **averaged} if its.optimizer in ("adam", "adamw") else {}),
             }
             group = groups.setdefault(tuple(settings.values()), {"params": [], **settings})
             group["params"].append(tensors[tensor.name])
         return list(groups.values())
+
+    def _betas(self, betas: Sequence[float] | None) -> dict[str, tuple[float, ...]]:
+        """Adam's betas at the target, as a setting of a group: 1 - beta moves, and must stay below 1."""
+        factors = [self.over_data(f"one_minus_beta{i}") for i in (1, 2)]
+        if betas is None:
+            if factors != [1.0, 1.0]:
+                raise BadInput(
+                    f"param_groups: this plan multiplies 1 - beta by {factors[1]:g}; pass Adam's betas at the base here"
+                )
+            return {}
+        moved = tuple(1 - factor * (1 - beta) for beta, factor in zip(betas, factors, strict=True))
+        for beta, there in zip(betas, moved, strict=True):
+            if not 0 <= there < 1:
+                raise BadInput(
+                    f"param_groups: the batch makes a beta of {beta:g} {there:g}, where the rule ends; "
+                    "take a larger beta or a smaller batch"
+                )
+        return {"betas": moved}
 
     def check(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """That a model has the parameters of the plan, and each of those that train once in the optimizer.
@@ -260,7 +292,7 @@ def plan(
 
     Args:
         optimizer: sgd, adam, adamw, lion, muon.
-        parametrization: sp, mup, spectral, depth-mup, completep.
+        parametrization: sp, mup, spectral, depth-mup, completep, completedp.
         branches: modules whose output is added to the residual stream, as ("*.attn.c_proj", "*.mlp.c_proj"); to be
             named where depth grows under a rule for it; () where the model multiplies them itself.
         own: readouts and attention that the model multiplies itself.
@@ -274,6 +306,8 @@ def plan(
     for name, known in ((optimizer, OPTIMIZERS), (parametrization, PARAMETRIZATIONS)):
         if name not in known:
             raise BadInput(f"plan: {name!r} is not known; {suggestion(name, known)}")
+    if parametrization == "completedp" and optimizer not in DATA:
+        raise BadInput(f"plan: completedp is known for {', '.join(DATA)}, got {optimizer}; take completep")
     if not 0 <= decay_exponent <= 1:
         raise BadInput(f"plan: decay_exponent must be between 0 and 1, got {decay_exponent:g}; 1 is independent decay")
     if parametrization in BRANCHES and roles.deeper != 1 and branches is None:

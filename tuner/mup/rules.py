@@ -30,6 +30,9 @@ depth-muP (Yang et al. 2023, Tensor Programs VI).
 Weight decay in PyTorch's form, w -= lr weight_decay w, by independent scaling: its factor is lr^-1, which keeps
 lr weight_decay, the rate of the average over updates, as it is at the base (Wang and Aitchison 2024; CompleteP). The
 exponent may be chosen: with lr ~ 1/i, weight decay ~ i^½ keeps the gain of a sublayer (Fan et al. 2025).
+
+completedp is completep and moves with batch and tokens as well (Mlodozeniec et al. 2025): every rate, decay, epsilon
+and 1 - beta by the exponents of `tuner.parametrization.DATA`, the linear rule for SGD, the square-root rule for Adam.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ from dataclasses import dataclass
 from tuner.mup.roles import Role
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lion", "muon")
-PARAMETRIZATIONS = ("sp", "mup", "spectral", "depth-mup", "completep")
-BRANCHES = {"depth-mup": 0.5, "completep": 1.0}  # the exponent a of d
+PARAMETRIZATIONS = ("sp", "mup", "spectral", "depth-mup", "completep", "completedp")
+BRANCHES = {"depth-mup": 0.5, "completep": 1.0, "completedp": 1.0}  # the exponent a of d
 
 
 @dataclass(frozen=True)
