@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 import transformers
 
+from benchmarks.batch import bottom
 from objectives.training import schedule
 from objectives.transformer import text, windows
 from tuner.mup import plan, roles
@@ -75,16 +75,6 @@ def loss_after(base: Scale, scale: Scale, parametrization: str, lr: float, seed:
     return found if np.isfinite(found) else np.inf
 
 
-def bottom(losses: Sequence[float]) -> float:
-    """ln of the best rate: of a parabola through the three lowest neighbours."""
-    i = min(max(int(np.argmin(losses)), 1), len(losses) - 2)
-    x, y = np.log(RATES[i - 1 : i + 2]), np.array(losses[i - 1 : i + 2])
-    if not np.isfinite(y).all():
-        return float(x[int(np.argmin(y))])
-    curved, tilted, _ = np.polyfit(x, y, 2)
-    return float(np.clip(-tilted / (2 * curved), x[0], x[2])) if curved > 0 else float(x[int(np.argmin(y))])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("axis", choices=["width", "depth"])
@@ -104,8 +94,8 @@ def main() -> None:
                     for seed in range(chosen.seeds)
                 }
                 losses = np.array([[runs[lr, seed].result() for lr in RATES] for seed in range(chosen.seeds)])
-                each = np.exp([bottom(list(line)) for line in losses])
-                best.append(float(np.exp(bottom(list(losses.mean(0))))))
+                each = np.exp([bottom(RATES, line) for line in losses])
+                best.append(float(np.exp(bottom(RATES, losses.mean(0)))))
                 cells = (
                     parametrization,
                     f"{scale[chosen.axis]:g}",
