@@ -72,10 +72,10 @@ def losses(objective: CharTransformer, optimizer: str, batch: int, seeds: int) -
     """Held-out losses (seeds, rates); infinite where training diverged."""
     rest, scale = {"weight_decay": DECAY[optimizer], "init_scale": 1.0}, Scale(width=WIDTH, batch_size=batch)
     told = [
-        [objective.train_many([Trial(0, {"lr": lr, **rest}, scale, seed) for lr in RATES[optimizer]])]
+        objective.train_many([Trial(0, {"lr": lr, **rest}, scale, seed) for lr in RATES[optimizer]])
         for seed in range(seeds)
     ]
-    found = np.array([[result.loss for result in line] for (line,) in told])
+    found = np.array([[result.loss for result in line] for line in told])
     return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -121,9 +121,7 @@ def main() -> None:
     parser.add_argument("--optimizers", default="adamw,sgd")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| | batch | steps | best base lr (range over seeds) | loss there | apart | noise |\n|---|---|---|---|---|---|---|"
-    )
+    print(f"| | batch | steps | best base lr (range over seeds) | loss there | apart | noise |\n{'|---' * 7}|")
     for optimizer in chosen.optimizers.split(","):
         rates = RATES[optimizer]
         for rule in ("completedp-adamw", "mup-adamw"):
@@ -137,10 +135,8 @@ def main() -> None:
                 away, noise = apart(rates, found, base)
                 name = optimizer if rule == "completedp-adamw" else f"{optimizer}, raw rate"
                 told = f"{best:.4f} ({each.min():.4f} .. {each.max():.4f})"
-                print(
-                    f"| {name} | {batch} | {steps} | {told} | {found.mean(0).min():.3f} | {away:.3f} | {noise:.3f} |",
-                    flush=True,
-                )
+                cells = [f"{value:.3f}" for value in (found.mean(0).min(), away, noise)]
+                print(f"| {name} | {batch} | {steps} | {told} | {' | '.join(cells)} |", flush=True)
             if rule == "completedp-adamw":
                 best = math.exp(bottom(rates, base.mean(0)))
                 print(f"| {optimizer} | B_simple {noise_scale(objective, optimizer, best):.0f} | | | | | |", flush=True)
