@@ -6,7 +6,7 @@ What a comparison on real networks needs an hour for, in minutes: to see what a 
 acquisition does. Three hyperparameters on log ranges, one of them nearly flat; the place of the optimum, and the drift
 of the learning rate (sd 0.2 per nat between width 32 and 256), differ from seed to seed; the drift follows log n,
 n^-1/2 and n^-1 by turns. Curvature and noise are about those of the small transformer. Proxies cost 2 % and 8 % of a
-target run.
+target run. With --long the runs are long: what counts is lr x weight_decay, and the rate itself next to nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tuner.space import Params
 
 TARGET, PROXIES = Scale(width=256), (Scale(width=32), Scale(width=64))
 CURVATURE = {"lr": 0.12, "weight_decay": 0.005, "init_scale": 0.08}  # loss per nat squared
+LONG = {"lr": 0.01, "weight_decay": 0.08, "init_scale": 0.02}
 NOISE = 0.015
 
 
@@ -39,9 +40,10 @@ def _course(seed: int, width: float) -> float:
 
 @dataclass(frozen=True)
 class Bowl:
-    """loss = 1.5 + 2.5 width^-0.3 + sum_j c_j (ln v_j - ln best_j(width))^2 + noise."""
+    """loss = 1.5 + 2.5 width^-0.3 + sum_j c_j (ln v_j - ln best_j(width))^2 + noise; long: weight decay times lr."""
 
     seed: int
+    long: bool = False
     parametrization = "mup-adamw"
     space = tuner.SearchSpace(
         {
@@ -61,7 +63,11 @@ class Bowl:
         for name, dimension in self.space.items():
             best = math.log(dimension.decode(rng.uniform(0.25, 0.75)))
             drift = 0.2 * math.log(256 / 32) * rng.standard_normal() * (name == "lr")
-            total += CURVATURE[name] * (math.log(params[name]) - best - drift * _course(self.seed, width)) ** 2
+            value = math.log(params[name])
+            if self.long and name == "weight_decay":
+                value += math.log(params["lr"] / self.space["lr"].decode(0.5))
+            curvature = (LONG if self.long else CURVATURE)[name]
+            total += curvature * (value - best - drift * _course(self.seed, width)) ** 2
         return total
 
     def __call__(self, params: Params, scale: Scale, seed: int) -> float:
@@ -71,15 +77,15 @@ class Bowl:
 
 METHODS: dict[str, Method] = {
     "transfer": method("transfer"),
-    "copy of optuna-gp at width 32": Direct("gp", PROXIES[0], direct=False),
-    "optuna-gp at the target, 16 runs": method("optuna-gp"),
+    "copy": Direct("gp", PROXIES[0], direct=False),
+    "optuna-gp": method("optuna-gp"),
 }
 
 
-def one(name: str, seed: int, budget: float) -> tuple[float, int, int]:
+def one(name: str, seed: int, budget: float, long: bool, timescale: bool) -> tuple[float, int, int]:
     """Regret, trials, and how many of them at the larger proxy."""
-    bowl = Bowl(seed)
-    with tuner.create_study(objective=bowl, target=TARGET, proxies=PROXIES, seed=seed) as study:
+    bowl = Bowl(seed, long)
+    with tuner.create_study(objective=bowl, target=TARGET, proxies=PROXIES, seed=seed, timescale=timescale) as study:
         study.method = METHODS[name]
         study.optimize(bowl, 16 if study.method.direct else budget)
         seen = study.observations
@@ -91,12 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=0.5, help="of a search from below, in target runs")
+    parser.add_argument("--long", action="store_true", help="runs that lr x weight_decay decides")
+    parser.add_argument("--timescale", action="store_true", help="and a surrogate that looks along it")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     print(f"{chosen.budget} target runs, {chosen.seeds} seeds; a run's noise is {NOISE}")
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
-        for name in METHODS:
-            jobs = [pool.submit(one, name, seed, chosen.budget) for seed in range(chosen.seeds)]
+        for name in chosen.methods.split(","):
+            asked = (chosen.budget, chosen.long, chosen.timescale)
+            jobs = [pool.submit(one, name, seed, *asked) for seed in range(chosen.seeds)]
             regret, trials, larger = np.array([job.result() for job in jobs]).T
             low, middle, high = np.quantile(regret, [0.25, 0.5, 0.75])
             print(

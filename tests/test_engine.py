@@ -349,3 +349,32 @@ def test_what_can_be_run_may_be_a_list():
 
 def test_the_best_alone_is_what_the_recommendation_names(runs):
     assert engine.best(problem(), runs, seed=4) == engine.recommend(problem(), runs, seed=4).params
+
+
+def long_run(timescale=None, steps=1000, decay=1.0):
+    space = tuner.SearchSpace(
+        {
+            "lr": tuner.Float(1e-4, 1e-2, log=True),
+            "wd": tuner.Float(decay / 10, decay * 10, log=True, role="weight_decay"),
+        }
+    )
+    proxies, target = (Scale(width=32, steps=steps),), Scale(width=128, steps=steps)
+    return Problem(space, target, proxies, target, preset("mup-adamw"), lambda p, s: s["width"], timescale)
+
+
+def test_weight_decay_is_seen_as_lr_times_weight_decay_where_runs_are_long():
+    """Long: lr x weight_decay x steps above 1 at the middle, here 1e-3 x 1 x steps. Equal ranges: ratio 1."""
+    along = ((1, 0, pytest.approx(1.0)),)
+    assert long_run(steps=1001).frame.sums == along
+    assert long_run(steps=999).frame.sums == ()
+    assert long_run(False, steps=2000).frame.sums == ()
+    assert long_run(True, steps=10).frame.sums == along
+    long, short = (long_run(which).frame for which in (True, False))
+    theory = [preset("mup-adamw").belief(long_run().space, name, "width", ("width", "steps")) for name in ("lr", "wd")]
+    nats = math.log(100)
+    assert long.drift_mean[1, 0] == pytest.approx((theory[0][0] + theory[1][0]) / nats)
+    assert short.drift_mean[1, 0] == pytest.approx(theory[1][0] / nats)
+    with pytest.raises(
+        tuner.BadInput, match="timescale: needs one hyperparameter of role lr and one of role weight_decay"
+    ):
+        replace(problem(), space=tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-2, log=True)}), timescale=True)

@@ -85,6 +85,15 @@ def test_completep_is_sure_of_depth():
     assert preset("mup-adamw").endless("depth") == ENDLESS
 
 
+def test_a_multiplier_of_one_roles_rate_stays_where_rules_are_per_tensor():
+    space = SearchSpace({"lr_input": Float(0.1, 10.0, log=True, role="lr_multiplier")})
+    axes = ("width", "depth")
+    assert applied("mup-adamw").belief(space, "lr_input", "width", axes) == (0.0, 0.12)
+    assert applied("completep-adamw").belief(space, "lr_input", "depth", axes) == (0.0, 0.12)
+    assert preset("mup-adamw").belief(space, "lr_input", "width", axes) == SETTLING
+    assert applied("sp-adamw").belief(space, "lr_input", "width", axes) == UNKNOWN
+
+
 def test_params_count_for_width_squared_where_width_is_not_an_axis():
     base, scale = Scale(params=1e6), Scale(params=16e6)  # 16x the weights: 4x the width
     assert raw(preset("mup-adamw"), {"lr": 0.02, "wd": 0.1}, scale, base) == {"lr": 0.005, "wd": 0.4}

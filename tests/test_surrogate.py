@@ -20,7 +20,7 @@ from tuner.surrogate.scaling import BASES, drift_bases, law_distance
 from tuner.surrogate.tangent import Tangents
 
 
-def frame(choices=(0, 0), reach=(-2.0,)):
+def frame(choices=(0, 0), reach=(-2.0,), sums=()):
     shape = (len(choices), len(reach))
     return Frame(
         torch.tensor(choices),
@@ -28,6 +28,7 @@ def frame(choices=(0, 0), reach=(-2.0,)):
         torch.full(shape, -0.01, dtype=DTYPE),
         torch.full(shape, 0.02, dtype=DTYPE),
         torch.full(shape[1:], 0.6, dtype=DTYPE),
+        sums,
     )
 
 
@@ -54,7 +55,7 @@ def processes(shape: Frame, members: int = 3, count: int = 14) -> Processes:
     return Processes(shape, runs, prior, theta)
 
 
-SHAPES = [frame(), frame((0, 3, 0), (-2.0, 1.5)), frame((0,), ())]
+SHAPES = [frame(), frame((0, 3, 0), (-2.0, 1.5)), frame((0,), ()), frame(sums=((1, 0, 0.7),))]
 
 
 class Reference(gpytorch.models.ExactGP):
@@ -458,3 +459,15 @@ def test_kernel_can_serve_a_gpytorch_model_batched():
     x = inputs(frame(), 5)
     assert isinstance(p.kernel, TransferKernel)
     assert p.kernel(x).to_dense().shape == (4, 5, 5)
+
+
+def test_a_product_is_seen_in_place_of_one_of_its_factors():
+    """Along lr x weight decay = constant nothing changes but with lr itself."""
+    shape = frame(sums=((1, 0, 0.5),))
+    x = torch.tensor([[0.2, 0.6, 0.0], [0.4, 0.5, 0.0]], dtype=DTYPE)  # 0.6 + 0.5 * 0.2 = 0.5 + 0.5 * 0.4
+    still = torch.zeros(2, 1, BASES, dtype=DTYPE)
+    seen = undrifted(shape, still, x)
+    torch.testing.assert_close(seen[:, 0], x[:, 0])
+    torch.testing.assert_close(seen[:, 1], torch.tensor([0.45, 0.45], dtype=DTYPE))
+    assert shape != frame()
+    assert hash(shape) != hash(frame())

@@ -29,6 +29,7 @@ def create_study(
     base: Scale | None = None,
     parametrization: str | None = None,
     exponents: Mapping[str, Mapping[str, float]] | None = None,
+    timescale: bool | None = None,
     objective: Any = None,
     cost: Cost | Literal["flops"] | None = None,
     storage: str | None = None,
@@ -46,6 +47,8 @@ def create_study(
         base: where base and raw coordinates agree; None: the cheapest proxy.
         parametrization: a preset's name; None: what the objective declares that it applies itself, or "none".
         exponents: role or hyperparameter -> axis -> exponent, replacing the preset's.
+        timescale: whether weight decay is seen as lr x weight_decay; None: where steps are an axis and runs are long
+            (`tuner.problem.Problem`).
         objective: what trains, or an `ObjectiveSource` that names it; may bring space, cost and parametrization.
         cost: `(params, scale) -> cost`, raw hyperparameters; "seconds": measured, its power law learned from the
             trials; None or "flops": the objective's own.
@@ -77,7 +80,11 @@ def create_study(
         "target": dict(target),
         "proxies": [dict(p) for p in proxies],
         "base": dict(base or proxies[0]),
-        "parametrization": {"preset": rule.name, "exponents": {r: dict(a) for r, a in rule.exponents.items()}},
+        "parametrization": {
+            "preset": rule.name,
+            "exponents": {r: dict(a) for r, a in rule.exponents.items()},
+            "timescale": timescale,
+        },
         "objective": {"call": source.call, "args": dict(source.args)} if source else None,
         "cost": "seconds" if cost == "seconds" else "function",
         "seed": seed,
@@ -86,7 +93,7 @@ def create_study(
     record = Record(storage, name, read_only)
     try:
         _agree(record, spec)
-        asked = partial(Problem, space, target, proxies, base or proxies[0], rule)
+        asked = partial(Problem, space, target, proxies, base or proxies[0], rule, timescale=timescale)
         return Study(record, asked, cost, seed, objective, source, retries, unit)
     except BaseException:
         record.close()
@@ -166,7 +173,7 @@ def recorded(file: StudyFile, proxies: Sequence[Scale]) -> Callable[[Callable[[P
     _check_axes(space, target, proxies, None)
     _check_exponents(space, target, file.parametrization.exponents)
     rule = preset(file.parametrization.preset or "none", file.parametrization.exponents)
-    return partial(Problem, space, target, tuple(proxies), target, rule)
+    return partial(Problem, space, target, tuple(proxies), target, rule, timescale=file.parametrization.timescale)
 
 
 def _live(
@@ -180,6 +187,7 @@ def _live(
         base=Scale(file.scale.base) if file.scale.base else None,
         parametrization=file.parametrization.preset,
         exponents=file.parametrization.exponents,
+        timescale=file.parametrization.timescale,
         objective=source,
         cost=trains.cost,
         storage=None if in_memory else file.storage,

@@ -24,6 +24,9 @@ et al. 2025, CompleteP, Table 1, alpha = 1); completedp-adamw also moves with ba
 weight_decay +1/2 and -1/2, eps -1/2 and +1/2, 1 - beta (roles one_minus_beta1, one_minus_beta2) +1 and -1, and eps by
 width and depth -1 (Mlodozeniec et al. 2025; over batch_size alone the square-root rule of Malladi et al. 2022).
 
+The role lr_multiplier is that of a factor on the rate of some tensors (`Plan.param_groups`). Where an objective applies
+its rules per tensor it stays, like the rate itself; one global rate moves it by what that tensor lacks, unknown here.
+
 No parametrization moves what regularises by the data (REGULARISERS: dropout and its like): how much of it is best
 depends on how large the model is for its data (TP-V, section 6). A study that tunes one across scale says so with its
 answer.
@@ -267,4 +270,6 @@ def applied(name: str) -> Parametrization:
     """The preset of an objective that applies it per tensor itself: nothing left to multiply, its drift prior kept."""
     chosen = preset(name)
     left = {(r, a): (mean - _claimed(chosen.exponents, r, a), sd) for (r, a), (mean, sd) in chosen.theory.items()}
+    if chosen.limits:
+        left |= {("lr_multiplier", axis): belief for (role, axis), belief in left.items() if role == "lr"}
     return replace(chosen, exponents={}, theory=left)

@@ -22,6 +22,7 @@ from tuner.trial import Observation, Proposal
 Array = NDArray[np.float64]
 
 SLACK = 1 + 1e-9  # of a budget: three runs of 0.1 fit 0.3
+LONG = 1.0  # a run as long as AdamW's average reaches back
 
 
 def check_axes(target: Scale, others: Sequence[Scale]) -> None:
@@ -46,6 +47,10 @@ class Problem:
         base: where base and raw coordinates agree.
         parametrization: exponents and drift prior.
         cost: of a run, from base hyperparameters and a scale; in the study's unit.
+        timescale: whether the surrogate sees weight decay as lr x weight_decay, the rate of AdamW's average over its
+            updates, on which alone a long run depends (Wang and Aitchison 2024; Li et al. 2025); a short one depends on
+            the two apart. None: where steps are an axis and the middle of the space has a target run of more than LONG
+            times 1 / (lr x weight_decay).
     """
 
     space: SearchSpace
@@ -54,9 +59,36 @@ class Problem:
     base: Scale
     parametrization: Parametrization
     cost: Callable[[Params, Scale], float] = field(compare=False)
+    timescale: bool | None = None
 
     def __post_init__(self) -> None:
         check_axes(self.target, (*self.proxies, self.base))
+        if self.timescale and not self._rate_and_decay:
+            raise BadInput(
+                "timescale: needs one hyperparameter of role lr and one of role weight_decay, both on log ranges, got "
+                f"{', '.join(self.space)}; add role= and log, or leave timescale out"
+            )
+
+    @property
+    def _rate_and_decay(self) -> tuple[str, str] | None:
+        """The names of the learning rate and the weight decay, if there is one of each and both have logarithms."""
+        found = [[n for n in self.space if self.space.role(n) == role] for role in ("lr", "weight_decay")]
+        if any(len(names) != 1 or not getattr(self.space[names[0]], "log", False) for names in found):
+            return None
+        return found[0][0], found[1][0]
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[int, int, float], ...]:
+        """Of the frame: weight decay as lr x weight_decay where that is what matters."""
+        if self.timescale is False or self._rate_and_decay is None:
+            return ()
+        lr, decay = self._rate_and_decay
+        if self.timescale is None:
+            middle = self.to_raw(self.space.middle, self.target)
+            if self.target.get("steps", 0.0) * float(middle[lr]) * float(middle[decay]) <= LONG:
+                return ()
+        names = list(self.space)
+        return ((names.index(decay), names.index(lr), self.nats(lr) / self.nats(decay)),)
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -75,11 +107,15 @@ class Problem:
             for name in self.space
         ]
         table = torch.tensor(beliefs, dtype=DTYPE).reshape(len(self.space), len(self.axes), 2)
+        for j, i, _ in self._sums:
+            table[j, :, 0] += table[i, :, 0]  # a product moves by the sum of what is believed; as surely as its part
         nats = torch.tensor([self.nats(name) for name in self.space], dtype=DTYPE)[:, None]
         choices = torch.tensor([len(d.choices) if isinstance(d, Categorical) else 0 for d in self.space.values()])
         reach = [max((math.log(p[a] / self.target[a]) for p in self.proxies), key=abs) for a in self.axes]
         endless = torch.tensor([self.parametrization.endless(axis) for axis in self.axes], dtype=DTYPE)
-        return Frame(choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats, endless)
+        return Frame(
+            choices, torch.tensor(reach, dtype=DTYPE), table[..., 0] / nats, table[..., 1] / nats, endless, self._sums
+        )
 
     def to_base(self, params: Params, scale: Scale) -> dict[str, Value]:
         """Raw hyperparameters of a run at a scale -> base."""

@@ -143,6 +143,7 @@ class ScaleSection(_Section):
 class ParametrizationSection(_Section):
     preset: str | None = None
     exponents: dict[str, dict[str, Number]] = {}
+    timescale: bool | None = None
 
 
 class BudgetSection(_Section):

@@ -96,7 +96,7 @@ def starts(frame: Frame, data: Data) -> list[Gaussian]:
     prior's centre often ends in the first when the second is higher.
     """
     prior = Prior.of(frame, data.spread)
-    best = frame.split(data.inputs)[0][data.losses.argmin()]
+    best = frame.summed(frame.split(data.inputs)[0][data.losses.argmin()])
     little = torch.tensor(0.02, dtype=DTYPE)
     plain = prior.near(shared=little, fading=little, bottom=0.5 + 0.8 * (best - 0.5), noise=5 * little)
     return [replace(_whole(prior), mode=mode) for mode in (prior.near(), plain)]

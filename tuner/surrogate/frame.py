@@ -24,6 +24,7 @@ class Frame:
         drift_mean: (d, a) prior mean of the optimum's movement, in cube lengths per nat of the axis.
         drift_sd: (d, a) its standard deviation.
         endless: (a,) the share of its variance that a drift without an end has: small where the model has a limit.
+        sums: (j, i, ratio): coordinate j enters as x_j + ratio (x_i - 1/2), the logarithm of a product.
     """
 
     choices: Tensor
@@ -31,10 +32,12 @@ class Frame:
     drift_mean: Tensor
     drift_sd: Tensor
     endless: Tensor
+    sums: tuple[tuple[int, int, float], ...] = ()
 
     @cached_property
     def _key(self) -> str:
-        return repr([t.tolist() for t in (self.choices, self.reach, self.drift_mean, self.drift_sd, self.endless)])
+        tensors = (self.choices, self.reach, self.drift_mean, self.drift_sd, self.endless)
+        return repr([*(t.tolist() for t in tensors), self.sums])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Frame) and self._key == other._key
@@ -58,6 +61,15 @@ class Frame:
     def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """X -> x, l."""
         return inputs[..., : self.dimensions], inputs[..., self.dimensions :]
+
+    def summed(self, x: Tensor) -> Tensor:
+        """x (..., d) as mean and kernel see it."""
+        if not self.sums:
+            return x
+        columns = list(x.unbind(-1))
+        for j, i, ratio in self.sums:
+            columns[j] = x[..., j] + ratio * (x[..., i] - 0.5)
+        return torch.stack(columns, -1)
 
     def corners(self, inputs: Tensor) -> dict[int, Tensor]:
         """The choice of each categorical coordinate, one-hot: (..., n, choices)."""

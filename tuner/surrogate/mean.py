@@ -15,10 +15,10 @@ SMOOTH = 0.1  # units: |A| is rounded off at zero
 
 
 def undrifted(frame: Frame, drift: Tensor, inputs: Tensor) -> Tensor:
-    """x~ = x - Delta(n), (..., n, d + a) -> (..., n, d); drift is (..., d, a, 3)."""
+    """x~ = x - Delta(n), (..., n, d + a) -> (..., n, d); drift is (..., d, a, 3), of products where x has `sums`."""
     x, logs = frame.split(inputs)
     bases = drift_bases(logs, frame.reach)
-    return x - (bases.flatten(-2) @ drift.flatten(-2).mT) * frame.numeric
+    return frame.summed(x) - (bases.flatten(-2) @ drift.flatten(-2).mT) * frame.numeric
 
 
 class LossLaw(gpytorch.means.Mean):
