@@ -21,7 +21,7 @@ import torch
 from linear_operator.utils.errors import NotPSDError
 
 import tuner
-from tuner import engine
+from tuner import engine, posterior
 from tuner.parametrization import applied
 from tuner.problem import Problem
 from tuner.scale import Scale
@@ -55,8 +55,8 @@ def record(asked: Problem, count: int, seed: int) -> list[Observation]:
 
 def ours(asked: Problem, runs: list[Observation], seed: int) -> tuple[float, float]:
     """Seconds cold, and the median of the proposals after it."""
-    engine._fit_of.cache_clear()
-    engine._around.cache_clear()
+    posterior._spread_of.cache_clear()
+    posterior._around.cache_clear()
     seconds = []
     for known in range(len(runs) - AFTER, len(runs) + 1):
         start = time.perf_counter()

@@ -11,7 +11,7 @@ import torch
 
 import tuner
 from objectives.ridge import RandomFeatures
-from tuner import engine
+from tuner import engine, posterior
 from tuner.acquisition import Knowledge
 from tuner.methods import _HOME, copies, method
 from tuner.parametrization import applied, preset
@@ -60,8 +60,8 @@ def runs():
 
 
 def forget():
-    engine._fit_of.cache_clear()
-    engine._around.cache_clear()
+    posterior._spread_of.cache_clear()
+    posterior._around.cache_clear()
 
 
 def test_same_record_and_seed_give_the_same_answer_with_and_without_the_cache(runs):
@@ -85,13 +85,13 @@ def test_another_machines_last_digits_move_the_answer_within_its_interval(runs):
 
 
 def test_theta_is_climbed_to_at_marks_that_are_every_run_at_first():
-    marks = [engine._mark(count, engine.REFITS) for count in range(1, 400)]
+    marks = [posterior._mark(count, posterior.REFITS) for count in range(1, 400)]
     assert marks[:23] == list(range(1, 24))
     assert all(0 <= count - mark <= count / 22 for count, mark in enumerate(marks, 1))
-    checkpoints = {engine._mark(count, engine.CHECKPOINTS) for count in range(4, 400)}
+    checkpoints = {posterior._mark(count, posterior.CHECKPOINTS) for count in range(4, 400)}
     assert checkpoints == {4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362}
     assert checkpoints <= set(marks)  # so that a climb from nothing is one that is made
-    assert engine.MOST in checkpoints
+    assert posterior.MOST in checkpoints
 
 
 def test_where_the_budget_is_ample_the_cheapest_runs_do_not_swallow_the_search():
@@ -307,22 +307,22 @@ def test_a_pending_proposal_is_located_like_a_run():
 
 def test_of_a_long_record_each_scale_keeps_its_best_runs_and_some_of_its_walls():
     asked = problem()
-    many = record(asked, 3 * engine.MOST)
-    kept = engine._telling(asked, many)
-    assert engine.MOST * 0.9 <= len(kept) <= engine.MOST
+    many = record(asked, 3 * posterior.MOST)
+    kept = posterior._telling(asked, many)
+    assert posterior.MOST * 0.9 <= len(kept) <= posterior.MOST
     assert kept == [run for run in many if run in kept]
     for scale in PROXIES:
         there = [run.loss for run in many if run.scale == scale]
         chosen = [run.loss for run in kept if run.scale == scale]
-        assert len(chosen) >= 0.4 * engine.MOST
+        assert len(chosen) >= 0.4 * posterior.MOST
         assert np.median(chosen) < np.median(there)
-    assert list(engine._telling(asked, many[:100])) == many[:100]
+    assert list(posterior._telling(asked, many[:100])) == many[:100]
 
 
 def test_thinning_a_noisy_record_does_not_choose_the_lucky_runs():
     asked = problem()
-    many = record(asked, 4 * engine.MOST, noise=0.3)
-    kept = engine._telling(asked, many)
+    many = record(asked, 4 * posterior.MOST, noise=0.3)
+    kept = posterior._telling(asked, many)
     luck = [run.loss - loss(run.params, run.scale) for run in kept]  # base and raw agree: zero exponents
     assert abs(np.mean(luck)) < 3 * 0.3 / math.sqrt(len(luck))
 
@@ -330,8 +330,8 @@ def test_thinning_a_noisy_record_does_not_choose_the_lucky_runs():
 def test_a_scale_with_few_runs_keeps_them_all():
     asked = problem()
     few = [run for run in record(asked, 30) if run.scale == PROXIES[1]]
-    many = [run for run in record(asked, 3 * engine.MOST) if run.scale == PROXIES[0]]
-    kept = engine._telling(asked, [*many, *few])
+    many = [run for run in record(asked, 3 * posterior.MOST) if run.scale == PROXIES[0]]
+    kept = posterior._telling(asked, [*many, *few])
     assert [run for run in kept if run.scale == PROXIES[1]] == few
 
 

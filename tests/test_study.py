@@ -69,7 +69,7 @@ def test_the_python_of_the_readme_finds_the_optimum_it_speaks_of(capsys):
     low, high = rec.interval["lr"]
     assert low <= rec.params["lr"] <= high
     assert str(rec.params) in capsys.readouterr().out
-    # a central interval of 90 % misses one time in ten, and which time depends on how a machine rounds: three deviations
+    # a central interval of 90 % misses one time in ten, which one depends on how a machine rounds: three deviations
     middle, reach = math.log(high * low) / 2, math.log(high / low) / 2
     assert abs(math.log(best) - middle) < 3 / 1.645 * reach
     # the middle of the range, which needs no run at all, misses the optimum by a factor of 2.1

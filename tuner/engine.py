@@ -1,76 +1,50 @@
 """The tuner's two questions, as pure functions of the record: what to run next, and what is best at the target.
 
 Everything here is in base coordinates but the answer, which is raw at the target; randomness comes from the seed and
-the number of runs alone. The algebra runs on one thread: its matrices are small, and an answer must not depend on how
-many threads the host has.
+the number of runs alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
 from tuner.outlier import too_low
 from tuner.parametrization import REGULARISERS
+from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread, power_of_two
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical, Params, Value
-from tuner.surrogate.fit import Fit, Gaussian, climb, spread, starts
-from tuner.surrogate.frame import DTYPE, Data, Frame
+from tuner.surrogate.fit import Fit
 from tuner.surrogate.mean import undrifted
 from tuner.surrogate.optimum import Moments, Points
 from tuner.trial import NOT_JUDGED, Observation, Proposal, Recommendation
 
 Array = NDArray[np.float64]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 LEVEL = 0.9  # of an interval, unless said
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-SCREEN = 64  # space-filling points of a candidate set
-NEAR = 128  # points near where the optimum may be
 RUNS = 64  # points near where the optimum of a proxy may be
 WALL = 6.0  # height above the bottom of a valley, in standard deviations of a run, that is still in it
 LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
-MOST = 362  # runs that are fitted, and a checkpoint
-CHECKPOINTS = 2  # an octave of runs, at which theta is looked for from nothing
-REFITS = 16  # an octave of runs, at which theta is looked for again: at every run up to 23
 ENOUGH = 64  # runs that what is left should at least be planned for
-SINCE = 64  # runs beyond the last climb, at most
 BEYOND = 0.3  # root mean square over hyperparameters, cube lengths: an answer that far from every run is a guess
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
 
-def _one_thread(function: Callable[P, R]) -> Callable[P, R]:
-    @wraps(function)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with threadpool_limits(1):
-                return function(*args, **kwargs)
-        finally:
-            torch.set_num_threads(threads)
-
-    return limited
-
-
-@_one_thread
+@one_thread
 def propose(
     problem: Problem,
     observations: Sequence[Observation],
@@ -95,14 +69,14 @@ def propose(
     number, budget = len(observations) + len(pending), SLACK * budget
     if number < _first_runs(problem) or not any(not o.diverged for o in observations):
         return _design(problem, number, seed, budget, count, among)
-    fitted = _fitted(problem, observations, seed)
-    generator = _generator(seed, number)
+    fitted = fit_of(problem, observations, seed)
+    generator = generator_of(seed, number)
     with torch.no_grad():
-        points = _candidates(problem, fitted, problem.target, generator)
+        points = candidates(problem, fitted, problem.target, generator)
         return _most_taught(problem, fitted, points, list(pending), generator, budget, count, among)
 
 
-@_one_thread
+@one_thread
 def recommend(
     problem: Problem, observations: Sequence[Observation], *, seed: int = 0, level: float = LEVEL
 ) -> Recommendation:
@@ -116,7 +90,7 @@ def recommend(
     return replace(answer, reasons=(*answer.reasons, *_doubted(problem, observations), *_bound_to_data(problem)))
 
 
-@_one_thread
+@one_thread
 def best(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> dict[str, Value]:
     """The hyperparameters that `recommend` names, without what is known of them."""
     fitted, generator = _known(problem, observations, seed)
@@ -131,7 +105,7 @@ def _known(problem: Problem, observations: Sequence[Observation], seed: int) -> 
             f"recommend: at least one run with a finite loss is needed, got {len(observations)} runs, all diverged; "
             "lower the ranges of the space or run more trials"
         )
-    return _fitted(problem, observations, seed), _generator(seed, len(observations))
+    return fit_of(problem, observations, seed), generator_of(seed, len(observations))
 
 
 # What to run
@@ -146,7 +120,7 @@ def _design(
     problem: Problem, number: int, seed: int, budget: float, count: int, among: Sequence[Proposal] | None
 ) -> list[Proposal]:
     """The next points of a scrambled Sobol sequence, at the cheapest proxy; the nearest that can be made."""
-    points = qmc.Sobol(len(problem.space), rng=np.random.default_rng(seed)).random(_power_of_two(number + count))
+    points = qmc.Sobol(len(problem.space), rng=np.random.default_rng(seed)).random(power_of_two(number + count))
     scales = problem.proxies if among is None else list(dict.fromkeys(run.scale for run in among))
     chosen: list[Proposal] = []
     for point in points[number : number + count]:
@@ -188,7 +162,7 @@ def _options(
     """Runs at each scale near where its optimum may be, and where they lie; of a scale with few runs to make, all."""
 
     def near(scale: Scale) -> Array:
-        return _candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
+        return candidates(problem, fitted, scale, generator, rounds=2, count=RUNS)[SCREEN:]
 
     if among is None:
         for scale in problem.proxies:
@@ -240,8 +214,8 @@ def _batch(
 
 def _answers(problem: Problem, fitted: Fit, generator: torch.Generator) -> Points:
     """The points of the target that an answer is chosen from."""
-    candidates = _candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
-    return Points(fitted, problem.inputs(candidates, problem.target))
+    points = candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
+    return Points(fitted, problem.inputs(points, problem.target))
 
 
 def _chosen(problem: Problem, points: Points) -> dict[str, Value]:
@@ -347,7 +321,7 @@ def _drift(
     """
     reach = max((p[axis] for p in problem.proxies), key=lambda n: abs(math.log(n / problem.target[axis])))
     scales = [Scale({**problem.target, axis: reach}), problem.target]
-    sets = [problem.inputs(_candidates(problem, fitted, scale, generator, rounds=2), scale) for scale in scales]
+    sets = [problem.inputs(candidates(problem, fitted, scale, generator, rounds=2), scale) for scale in scales]
     drawn, _ = Points(fitted, torch.cat(sets)).draws(DRAWS, generator)
     optima = [
         problem.frame.split(inputs)[0][part.argmin(1)].numpy()
@@ -366,148 +340,34 @@ def _drift(
     return drift
 
 
-# The fit, and where to look
-
-
-def _candidates(
-    problem: Problem, fitted: Fit, scale: Scale, generator: torch.Generator, rounds: int = 1, count: int = NEAR
-) -> Array:
-    """Cube points worth a look at a scale: space-filling ones, and in each round `count` near draws of the optimum."""
-    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    d = len(problem.space)
-    points = problem.snapped(qmc.Sobol(d, rng=rng).random(_power_of_two(SCREEN))[:SCREEN])
-    for round_ in range(rounds):
-        with torch.no_grad():
-            known = Points(fitted, problem.inputs(points, scale))
-            optima = points[known.draws(count - 1, generator)[0].argmin(1)]
-            centres = np.vstack([points[int(known.mean.argmin())][None], optima])
-        width = np.maximum(0.5 * centres.std(0), 0.03) / 2**round_
-        moved = _mutated(problem, centres + width * rng.standard_normal(centres.shape), rng)
-        points = np.vstack([points, problem.snapped(np.clip(moved, 0.0, 1.0))])
-    return points
-
-
-def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array:
-    """Categories do not move by a distance: a fifth of them are drawn anew."""
-    for j, dimension in enumerate(problem.space.values()):
-        if isinstance(dimension, Categorical):
-            points[:, j] = np.where(rng.random(len(points)) < 0.2, rng.random(len(points)), points[:, j])
-    return points
-
-
-def _fitted(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
-    """The weighted set of processes: theta is climbed to when the runs are some more, and weighed anew at every run."""
-    slip = too_low(problem, observations)
-    observations = [run for i, run in enumerate(observations) if i != slip]
-    settled = _mark(len(observations), REFITS)
-    if len(observations) - settled > SINCE:  # a long table: its last rows are thinned like the others
-        settled = len(observations)
-    told, since = _telling(problem, observations[:settled]), observations[settled:]
-    runs = problem.located([*told, *since])
-    losses = torch.tensor([math.inf if o.diverged else o.loss for o in (*told, *since)], dtype=DTYPE)
-    return _fit_of(_Record.of(problem.frame, runs, losses), len(told), seed)
-
-
-def _telling(problem: Problem, observations: Sequence[Observation]) -> Sequence[Observation]:
-    """At most MOST runs, of each scale alike: the nearer to the middle of its best tenth, the likelier one is kept.
-
-    The cost of the fit is cubic in the runs, and walls tell little: in the order of that distance, those at the squares
-    of an even spacing are kept. Chosen by where they lie: by their loss, the lucky ones would be.
-    """
-    if len(observations) <= MOST:
-        return observations
-    places = problem.space.encode_all([run.params for run in observations])
-    groups = by_scale(run.scale for run in observations).values()
-    kept: list[int] = []
-    for k, group in enumerate(sorted(groups, key=len)):
-        share = min(len(group), (MOST - len(kept)) // (len(groups) - k))
-        ranks = np.unique(((len(group) - 1) * np.linspace(0, 1, share) ** (2 if share < len(group) else 1)).round())
-        best = sorted(group, key=lambda i: observations[i].loss)[: math.ceil(len(group) / 10)]
-        away = np.square(places[group] - places[best].mean(0)).sum(1)
-        kept += [group[i] for i in away.argsort(kind="stable")[ranks.astype(int)]]
-    return [observations[i] for i in sorted(kept)]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A record prefix as a value: what the cached fits are keyed by."""
-
-    frame: Frame
-    runs: tuple[tuple[float, ...], ...]
-    losses: tuple[float, ...]
-
-    @staticmethod
-    def of(frame: Frame, runs: Tensor, losses: Tensor) -> _Record:
-        return _Record(frame, tuple(map(tuple, runs.tolist())), tuple(losses.tolist()))
-
-    def data(self, settled: int) -> Data:
-        """In units of the first `settled` runs."""
-        runs, losses = (torch.tensor(t, dtype=DTYPE) for t in (self.runs, self.losses))
-        return Data.of(self.frame, runs, losses, settled)
-
-    def first(self, count: int) -> _Record:
-        return _Record(self.frame, self.runs[:count], self.losses[:count])
-
-
-@lru_cache(maxsize=4)
-def _fit_of(record: _Record, settled: int, seed: int) -> Fit:
-    around = _around(record.first(settled))
-    return spread(record.frame, record.data(settled), around, _generator(seed, len(record.losses)))
-
-
-@lru_cache(maxsize=64)
-def _around(record: _Record) -> Gaussian | None:
-    """Climbed to from what the last checkpoint said; at a checkpoint, from nothing."""
-    count = len(record.losses)
-    before, data = _mark(count, CHECKPOINTS), record.data(count)
-    known = _around(record.first(before)) if before < count else None
-    warm = None if known is None else climb(record.frame, data, [known])
-    return climb(record.frame, data, starts(record.frame, data)) if warm is None else warm
-
-
-def _mark(count: int, per_octave: int) -> int:
-    """The largest power of 2^(1 / per_octave), rounded down, that is at most `count`: 4, 5, 8, 11, 16, ... for 2."""
-    steps = math.ceil(per_octave * math.log2(count + 1) - 1e-9) - 1
-    return count if count < 4 else int(2 ** (steps / per_octave))
-
-
-def _generator(seed: int, number: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << max(count - 1, 1).bit_length()
-
-
 # What people look at
 
 
-@_one_thread
+@one_thread
 def outlook(problem: Problem, observations: Sequence[Observation], *, seed: int = 0) -> float | None:
     """About the loss that `recommend` would predict, from a coarser look; None before the first fit."""
     if len(observations) < _first_runs(problem) or all(o.diverged for o in observations):
         return None
-    fitted, generator = _fitted(problem, observations, seed), _generator(seed, len(observations))
+    fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     with torch.no_grad():
-        points = Points(fitted, problem.inputs(_candidates(problem, fitted, problem.target, generator), problem.target))
+        points = Points(fitted, problem.inputs(candidates(problem, fitted, problem.target, generator), problem.target))
         return float(points.losses(*points.draws(DRAWS, generator))[:, int(points.mean.argmin())].mean())
 
 
-@_one_thread
+@one_thread
 def landscape(
     problem: Problem, observations: Sequence[Observation], points: Array, scale: Scale, *, seed: int = 0
 ) -> tuple[Array, Array, Array]:
     """Posterior of the noise-free loss at base cube points (c, d) of a scale: mean and central 90 %, (c,) each."""
-    fitted = _fitted(problem, observations, seed)
+    fitted = fit_of(problem, observations, seed)
     with torch.no_grad():
         known = Points(fitted, problem.inputs(points, scale))
-        losses = known.losses(*known.draws(DRAWS, _generator(seed, len(observations)))).numpy()
+        losses = known.losses(*known.draws(DRAWS, generator_of(seed, len(observations)))).numpy()
     low, high = np.quantile(losses, TAILS, axis=0)
     return losses.mean(0), low, high
 
 
-@_one_thread
+@one_thread
 def optimum_path(
     problem: Problem, observations: Sequence[Observation], scales: Sequence[Scale], *, seed: int = 0
 ) -> Array:
@@ -515,14 +375,14 @@ def optimum_path(
 
     All scales share one set of points and the draws' random numbers, so that the path is no rougher than the posterior.
     """
-    fitted = _fitted(problem, observations, seed)
-    generator = _generator(seed, len(observations))
+    fitted = fit_of(problem, observations, seed)
+    generator = generator_of(seed, len(observations))
     with torch.no_grad():
-        pool = np.vstack([_candidates(problem, fitted, scale, generator, rounds=2) for scale in scales])
+        pool = np.vstack([candidates(problem, fitted, scale, generator, rounds=2) for scale in scales])
         kept = pool[torch.randperm(len(pool), generator=generator)[:POOL].numpy()]
         where = []
         for scale in scales:
-            again = _generator(seed, len(observations))
+            again = generator_of(seed, len(observations))
             drawn, _ = Points(fitted, problem.inputs(kept, scale)).draws(DRAWS, again)
             where.append(kept[drawn.argmin(1).numpy()])
     return np.stack(where)
