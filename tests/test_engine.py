@@ -200,7 +200,7 @@ def test_a_drift_that_no_one_told_of_is_found():
 
 def test_where_no_fit_can_be_found_the_prior_answers(runs, monkeypatch, caplog):
     forget()
-    monkeypatch.setattr(engine, "climb", lambda *_: None)
+    monkeypatch.setattr(posterior, "climb", lambda *_: None)
     rec = engine.recommend(problem(), runs, seed=0)
     assert "could be fitted" in caplog.text
     assert math.isfinite(rec.loss + rec.loss_sd + rec.expected_regret)
