@@ -49,14 +49,14 @@ def build(scale: Scale) -> torch.nn.Module:
     return model
 
 
-def loss_after(base: Scale, scale: Scale, parametrization: str, lr: float, seed: int) -> float:
+def loss_after(base: Scale, scale: Scale, parametrization: str, init_scale: float, lr: float, seed: int) -> float:
     """Held-out nats a character at the end of training; infinite where it diverged."""
     torch.set_num_threads(1)
     planned = plan(roles(build, base, scale), "adamw", parametrization, BRANCHES)
     torch.manual_seed(seed)
     model = build(scale)
     if parametrization != "sp":
-        planned.init_(model)
+        planned.init_(model, init_scale)
     optimizer = torch.optim.AdamW(planned.param_groups(model, lr, weight_decay=0.1), betas=(0.9, 0.95))
     peaks = [group["lr"] for group in optimizer.param_groups]
     train, held, _ = text()
@@ -78,6 +78,10 @@ def loss_after(base: Scale, scale: Scale, parametrization: str, lr: float, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("axis", choices=["width", "depth"])
+    parser.add_argument("--parametrizations", help="with commas between them; default: the plan's and sp")
+    parser.add_argument(
+        "--init-scale", type=float, default=1.0, help="of the plan's start; without a plan there is none"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
@@ -85,11 +89,11 @@ def main() -> None:
     began = time.perf_counter()
     print(f"| | {chosen.axis} | best lr (range over seeds) | loss there |\n|---|---|---|---|")
     with ProcessPoolExecutor(chosen.workers) as pool:
-        for parametrization in (right, "sp"):
+        for parametrization in (chosen.parametrizations or f"{right},sp").split(","):
             best = []
             for scale in scales:
                 runs = {
-                    (lr, seed): pool.submit(loss_after, scales[0], scale, parametrization, lr, seed)
+                    (lr, seed): pool.submit(loss_after, scales[0], scale, parametrization, chosen.init_scale, lr, seed)
                     for lr in RATES
                     for seed in range(chosen.seeds)
                 }
