@@ -12,8 +12,9 @@ PyTorch's form, w -= lr (u + weight_decay w).
 |               | readout | 0          | 1/m        | 1   | 1            |
 | `sp-adamw`    | all     | fan_in^-½  | 1          | 1   | 1            |
 
-`completedp-adamw` is mup-adamw, and with a batch k times as large every lr and weight decay is k^½ times as large and
-every 1 - beta k times (Mlodozeniec et al. 2025; the square-root rule of Malladi et al. 2022).
+`completedp-adamw` is mup-adamw, and with a batch k times as large and t times the examples every lr and weight decay is
+(k / t)^½ times as large and every 1 - beta k / t times (Mlodozeniec et al. 2025; over the batch alone the square-root
+rule of Malladi et al. 2022).
 
 Sources: Yang et al. 2022 (Tensor Programs V), Table 8; weight decay by independent scaling, which keeps
 lr x weight decay, and so the time scale of the average over updates, the same at every width (Wang & Aitchison 2024;
@@ -57,31 +58,34 @@ class Rules:
         width_ratio: m, width / base width.
         depth_ratio: depth / base depth.
         batch_ratio: batch / base batch.
+        tokens_ratio: examples seen in training / those at the base.
     """
 
     parametrization: str
     width_ratio: float
     depth_ratio: float = 1.0
     batch_ratio: float = 1.0
+    tokens_ratio: float = 1.0
 
     @property
     def mup(self) -> bool:
         return self.parametrization != "sp-adamw"
 
-    def over_batch(self, role: str) -> float:
-        """What the batch makes of a global hyperparameter; the length of training moves nothing."""
+    def over_data(self, role: str) -> float:
+        """What the batch and the length of training make of a global hyperparameter."""
         if self.parametrization != "completedp-adamw":
             return 1.0
-        return over_data("adamw", role, Scale(batch_size=self.batch_ratio), Scale(batch_size=1))
+        here = Scale(batch_size=self.batch_ratio, tokens=self.tokens_ratio)
+        return over_data("adamw", role, here, Scale(batch_size=1, tokens=1))
 
     @property
     def betas(self) -> tuple[float, float]:
         """Of AdamW. Raises ValueError where the batch is too large for the rule."""
-        first, second = (1 - self.over_batch(f"one_minus_beta{i}") * (1 - beta) for i, beta in enumerate(BETAS, 1))
+        first, second = (1 - self.over_data(f"one_minus_beta{i}") * (1 - beta) for i, beta in enumerate(BETAS, 1))
         if min(first, second) < 0:
             raise ValueError(
-                f"scale: a batch {self.batch_ratio:g} times the base's takes beta1 from {BETAS[0]} to {first:.3g}, "
-                "where the square-root rule ends; lower batch_size"
+                f"scale: a batch {self.batch_ratio:g} times the base's, for {self.tokens_ratio:g} times its examples, "
+                f"takes beta1 from {BETAS[0]} to {first:.3g}, where the rule ends; lower batch_size or train for longer"
             )
         return first, second
 

@@ -51,7 +51,7 @@ class TrainedObjective(ABC):
         steps: length of training at the base batch, where the scale has no "steps" axis.
         batch: the base batch: examples in a minibatch, where the scale has no "batch_size" axis. A larger batch takes
             fewer steps, so that training sees as many examples.
-        base_width: the width at which both parametrizations give every tensor the same learning rate.
+        base_width: the width at which all parametrizations give every tensor the same learning rate.
         dtype: "float32" or "float64".
 
     Raises:
@@ -135,7 +135,9 @@ class TrainedObjective(ABC):
         return int(self._checked(scale).get("steps", at_equal_examples))
 
     def rules(self, scale: Scale, depth_ratio: float = 1.0) -> Rules:
-        return Rules(self.parametrization, scale["width"] / self.base_width, depth_ratio, self.size(scale) / self.batch)
+        batch = self.size(scale) / self.batch
+        tokens = scale["steps"] * batch / self.steps if "steps" in scale else 1.0
+        return Rules(self.parametrization, scale["width"] / self.base_width, depth_ratio, batch, tokens)
 
     def _train(self, scale: Scale, trials: Sequence[Trial]) -> Network:
         members, seeds = (len(trials),), [t.seed for t in trials]
@@ -157,8 +159,8 @@ class TrainedObjective(ABC):
         self, network: Network, scale: Scale, lr: Sequence[float], weight_decay: Sequence[float]
     ) -> torch.optim.AdamW:
         rules = self.rules(scale)
-        rates = [rate * rules.over_batch("lr") for rate in lr]
-        decays = [decay * rules.over_batch("weight_decay") for decay in weight_decay]
+        rates = [rate * rules.over_data("lr") for rate in lr]
+        decays = [decay * rules.over_data("weight_decay") for decay in weight_decay]
         return adamw(network, rates, decays, rules.betas)
 
     @torch.no_grad()
@@ -185,6 +187,7 @@ class TrainedObjective(ABC):
         for axis, value in scale.items():
             if value != int(value):
                 raise ValueError(f"scale: {axis} must be a whole number, got {value!r}; round it")
+        _ = self.rules(scale).betas  # refused before anything is trained
         return scale
 
     def _middle(self, name: str) -> float:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.parametrization import BESIDE_WIDTH, ENDLESS, ENDLESS_IN_LIMIT, PRESETS, SETTLING, UNKNOWN, applied, preset
+from tuner.parametrization import (
+    BESIDE_WIDTH,
+    ENDLESS,
+    ENDLESS_IN_LIMIT,
+    PRESETS,
+    SETTLING,
+    UNKNOWN,
+    applied,
+    over_data,
+    preset,
+)
 from tuner.scale import Scale
 from tuner.space import Categorical, Float, Int, SearchSpace
 
@@ -76,6 +86,15 @@ def test_completed_p_moves_with_batch_and_tokens_too():
     # at equal tokens: Malladi et al. 2022, kappa = 16
     larger = Scale({**base, "batch_size": 128})
     assert [rule.factor(space, name, larger, base) for name in names] == pytest.approx([4, 4, 1 / 4, 16, 16])
+    # tokens = steps x batch: a larger batch for as many steps sees more of them, and nothing moves
+    at_steps, base = Scale(width=64, batch_size=128, steps=100), Scale(width=64, batch_size=8, steps=100)
+    assert {rule.factor(space, name, at_steps, base) for name in names} == {1.0}
+    assert {over_data("adamw", name, at_steps, base) for name in names} == {1.0}
+    longer = Scale(base, steps=400)
+    assert rule.factor(space, "lr", longer, base) == over_data("adamw", "lr", longer, base) == 0.5
+    for name in names:
+        for axis in ("width", "batch_size", "steps"):
+            assert rule.belief(space, name, axis, base)[0] == pytest.approx(0)
 
 
 def test_completep_is_sure_of_depth():
@@ -90,6 +109,7 @@ def test_a_multiplier_of_one_roles_rate_stays_where_rules_are_per_tensor():
     axes = ("width", "depth")
     assert applied("mup-adamw").belief(space, "lr_input", "width", axes) == (0.0, 0.12)
     assert applied("completep-adamw").belief(space, "lr_input", "depth", axes) == (0.0, 0.12)
+    assert applied("mup-adamw").belief(space, "lr_input", "batch_size", ("batch_size",))[0] == 0  # the rate moved
     assert preset("mup-adamw").belief(space, "lr_input", "width", axes) == SETTLING
     assert applied("sp-adamw").belief(space, "lr_input", "width", axes) == UNKNOWN
 

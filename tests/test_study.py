@@ -655,3 +655,18 @@ def test_a_stacked_group_that_breaks_once_costs_one_attempt_and_the_study_goes_o
     assert [e.state for e in study.entries].count(FAILED) == 4
     assert all(e.attempt == 2 for e in study.entries if e.retry_of is not None)
     assert len(study.observations) >= 4
+
+
+def test_a_timescale_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
+    asked = {
+        "space": {"lr": tuner.Float(1e-3, 1e-1, log=True)},
+        "target": tuner.Scale(width=64),
+        "proxies": [tuner.Scale(width=16)],
+        "cost": lambda params, scale: scale["width"],
+        "storage": f"sqlite:///{tmp_path}/study.db",
+    }
+    with pytest.raises(tuner.BadInput, match="timescale: needs one hyperparameter of role lr and one"):
+        tuner.create_study(**asked, timescale=True)
+    with pytest.raises(tuner.BadInput, match="timescale: must be True, False or None, got 'no'"):
+        tuner.create_study(**asked, timescale="no")
+    tuner.create_study(**asked).close()  # the record knows of no such study

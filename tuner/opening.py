@@ -62,7 +62,7 @@ def create_study(
     """
     source = objective if isinstance(objective, ObjectiveSource) else None
     objective = source.load() if source else objective
-    _check_settings(name, seed, retries)
+    _check_settings(name, seed, retries, timescale)
     space = SearchSpace(space if space is not None else _own(objective, "space"))
     unit = {"flops": "FLOPs", "seconds": "seconds"}.get(cost, "") if isinstance(cost, str) else ""
     cost = _cost(objective, cost)
@@ -83,17 +83,18 @@ def create_study(
         "parametrization": {
             "preset": rule.name,
             "exponents": {r: dict(a) for r, a in rule.exponents.items()},
-            "timescale": timescale,
+            **({} if timescale is None else {"timescale": timescale}),
         },
         "objective": {"call": source.call, "args": dict(source.args)} if source else None,
         "cost": "seconds" if cost == "seconds" else "function",
         "seed": seed,
     }
     spec = _plain(spec)
+    asked = partial(Problem, space, target, proxies, base or proxies[0], rule, timescale=timescale)
+    asked(lambda params, scale: size(scale))  # what it refuses is refused before anything is written
     record = Record(storage, name, read_only)
     try:
         _agree(record, spec)
-        asked = partial(Problem, space, target, proxies, base or proxies[0], rule, timescale=timescale)
         return Study(record, asked, cost, seed, objective, source, retries, unit)
     except BaseException:
         record.close()
@@ -210,9 +211,11 @@ def _plain(spec: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _check_settings(name: str, seed: int, retries: int) -> None:
+def _check_settings(name: str, seed: int, retries: int, timescale: bool | None) -> None:
     if not (isinstance(name, str) and name):
         raise BadInput(f"study: name must be a text, got {name!r}; give it one")
+    if not (timescale is None or isinstance(timescale, bool)):
+        raise BadInput(f"timescale: must be True, False or None, got {timescale!r}; correct it")
     for what, value in (("seed", seed), ("retries", retries)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise BadInput(f"study: {what} must be a whole number, at least 0, got {value!r}; correct it")

@@ -14,15 +14,16 @@ standard deviation.
 | limit     | none                        | only that the model has a limit at infinite width (random features)        |
 | sp-adamw  | none; theory in the prior   | Everett et al. 2024 (lr ~ 1/n at full alignment); Step Law (lr in N, D)    |
 | mup-sgd   | none: hidden lr is constant | Yang et al. 2022 (TP-V), Table 8                                           |
-| mup-adam  | lr -1                       | TP-V, Table 8: hidden matrices                                             |
-| mup-adamw | lr -1, weight_decay +1      | TP-V, Table 8; independent weight decay (Wang & Aitchison 2024; CompleteP) |
+| mup-adam  | lr -1, eps -1               | TP-V, Table 8: hidden matrices; eps as gradients (TP-V, B.3)               |
+| mup-adamw | the same, weight_decay +1   | TP-V, Table 8; independent weight decay (Wang & Aitchison 2024; CompleteP) |
 | mup-lion  | lr -1, weight_decay +1      | the same: steps of a sign                                                  |
 | mup-muon  | none: (fan_out/fan_in)^1/2  | Yang, Simon and Bernstein 2023, matrices that grow alike                   |
 
-completep-adamw is mup-adamw over depth too, where nothing moves if every residual branch is divided by the depth (Dey
-et al. 2025, CompleteP, Table 1, alpha = 1); completedp-adamw also moves with batch_size and tokens, by lr and
-weight_decay +1/2 and -1/2, eps -1/2 and +1/2, 1 - beta (roles one_minus_beta1, one_minus_beta2) +1 and -1, and eps by
-width and depth -1 (Mlodozeniec et al. 2025; over batch_size alone the square-root rule of Malladi et al. 2022).
+completep-adamw is mup-adamw over depth too, where but for eps -1 nothing moves if every residual branch is divided by
+the depth (Dey et al. 2025, CompleteP, Table 1, alpha = 1); completedp-adamw also moves with batch_size and tokens: lr
+and weight_decay +1/2 and -1/2, eps -1/2 and +1/2, 1 - beta (roles one_minus_beta1, one_minus_beta2) +1 and -1
+(Mlodozeniec et al. 2025; over batch_size alone the square-root rule of Malladi et al. 2022). Where steps are an axis
+and tokens are not, tokens are steps times batch_size.
 
 The role lr_multiplier is that of a factor on the rate of some tensors (`Plan.param_groups`). Where an objective applies
 its rules per tensor it stays, like the rate itself; one global rate moves it by what that tensor lacks, unknown here.
@@ -100,14 +101,22 @@ _MUP_SD = {  # how sure a maximal-update parametrization is of its own exponents
     ("weight_decay", "width"): 0.2,
     ("weight_decay", "params"): 0.1,
     ("weight_decay", "depth"): 0.3,
+    ("eps", "width"): 0.4,
+    ("eps", "params"): 0.2,
+    ("eps", "depth"): 0.4,
 }
 
 
 _PART_OF_WIDTH = {"params": 0.5, "depth": -0.5}  # d ln(width) / d ln(axis) where params = depth width^2
+_PART_OF_TOKENS = {"steps": 1.0, "batch_size": 1.0}  # where tokens = steps batch_size
 
 
 def _derives_width(axes: Iterable[str]) -> bool:
     return "params" in axes and "width" not in axes
+
+
+def _derives_tokens(axes: Iterable[str]) -> bool:
+    return "steps" in axes and "tokens" not in axes
 
 
 @dataclass(frozen=True)
@@ -130,11 +139,14 @@ class Parametrization:
         """gamma of one hyperparameter along one axis, in a study whose scales have these axes.
 
         Where width is no axis, params speak for it: params = depth width^2 makes width (params / depth)^(1/2), and its
-        exponent passes to both; unless params have an exponent of their own.
+        exponent passes to both; unless params have an exponent of their own. So do steps and batch size for tokens:
+        an exponent in batch_size is meant at equal tokens.
         """
         table = self._table(space, name)
         through_width = 0.0 if "params" in table or not _derives_width(axes) else table.get("width", 0.0)
-        return table.get(axis, 0.0) + _PART_OF_WIDTH.get(axis, 0.0) * through_width
+        through_tokens = 0.0 if "steps" in table or not _derives_tokens(axes) else table.get("tokens", 0.0)
+        own = table.get(axis, 0.0)
+        return own + _PART_OF_WIDTH.get(axis, 0.0) * through_width + _PART_OF_TOKENS.get(axis, 0.0) * through_tokens
 
     def _table(self, space: SearchSpace, name: str) -> Mapping[str, float]:
         """Exponents by axis; an entry under its own name goes before its role's."""
@@ -152,6 +164,8 @@ class Parametrization:
         mean, sd = self.theory.get((role, axis), SETTLING if axis in self.limits else UNKNOWN)
         if axis == "depth" and _derives_width(axes):  # at fixed params a deeper network is narrower
             mean += _PART_OF_WIDTH["depth"] * self.theory.get((role, "width"), UNKNOWN)[0]
+        if axis == "batch_size" and _derives_tokens(axes):  # at fixed steps a larger batch sees more tokens
+            mean += self.theory.get((role, "steps"), UNKNOWN)[0]
         return mean - self.exponent(space, name, axis, axes), sd
 
     def endless(self, axis: str) -> float:
@@ -193,24 +207,26 @@ def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
 def _over_depth(name: str, exponents: Table, data: Theory) -> Parametrization:
     """A preset of muP that claims to hold over depth as well."""
     mup = _mup(name, exponents, {**_ADAM_HORIZON, **data})
-    return replace(mup, theory={**mup.theory, **_OVER_DEPTH}, limits=_WIDE | {"depth"})
+    return replace(mup, theory={**mup.theory, **_OVER_DEPTH, **data}, limits=_WIDE | {"depth"})
 
 
-def _beliefs(exponents: Table, axes: Iterable[str]) -> Theory:
-    """Theory that is centred on exponents along some axes."""
-    return {
-        (role, axis): (table[axis], _DATA_SD) for role, table in exponents.items() for axis in axes if axis in table
-    }
+def _beliefs(exponents: Table) -> Theory:
+    """Theory that is centred on exponents in batch size and tokens; in steps they are those of tokens."""
+    axes = {"batch_size": "batch_size", "tokens": "tokens", "steps": "tokens"}
+    return {(role, axis): (table[of], _DATA_SD) for role, table in exponents.items() for axis, of in axes.items()}
 
 
 def _claimed(exponents: Table, role: str, axis: str) -> float:
-    """gamma along an axis while the others stand still; along params it is what width does to them."""
+    """gamma along an axis while the others stand still; params move by what width does to them, steps by tokens."""
     table = exponents.get(role, {})
-    return table.get(axis, _PART_OF_WIDTH["params"] * table.get("width", 0.0) if axis == "params" else 0.0)
+    through = {"params": _PART_OF_WIDTH["params"] * table.get("width", 0.0), "steps": table.get("tokens", 0.0)}
+    return table.get(axis, through.get(axis, 0.0))
 
 
 _LR: Table = {"lr": {"width": -1.0}}
 _LR_DECAY: Table = {**_LR, "weight_decay": {"width": 1.0}}
+_EPS: Table = {"eps": {"width": -1.0}}  # as the entries of gradients
+_EPS_DEEP: Table = {"eps": {"width": -1.0, "depth": -1.0}}
 _ADAM_DATA: Table = {
     "lr": {"batch_size": 0.5, "tokens": -0.5},
     "weight_decay": {"batch_size": 0.5, "tokens": -0.5},
@@ -223,7 +239,7 @@ _WITH_DATA: Table = {
     **_ADAM_DATA,
     "lr": {**_ADAM_DATA["lr"], **_LR_DECAY["lr"]},
     "weight_decay": {**_ADAM_DATA["weight_decay"], **_LR_DECAY["weight_decay"]},
-    "eps": {**_ADAM_DATA["eps"], "width": -1.0, "depth": -1.0},
+    "eps": {**_ADAM_DATA["eps"], **_EPS_DEEP["eps"]},
 }
 _OVER_DEPTH = {(role, "depth"): (0.0, 0.12) for role in ("lr", "weight_decay", "init_scale")}
 _DATA_SD = 0.2  # how sure the exponents in batch_size and tokens are, within the range where the rules hold
@@ -233,12 +249,12 @@ PRESETS: Mapping[str, Parametrization] = {
     "limit": Parametrization("limit", limits=_WIDE),
     "sp-adamw": Parametrization("sp-adamw", {}, {**_ADAM_HORIZON, **_SP_ADAMW}),
     "mup-sgd": _mup("mup-sgd", {}, _SGD_HORIZON),
-    "mup-adam": _mup("mup-adam", _LR, _ADAM_HORIZON),
-    "mup-adamw": _mup("mup-adamw", _LR_DECAY, _ADAM_HORIZON),
+    "mup-adam": _mup("mup-adam", {**_LR, **_EPS}, _ADAM_HORIZON),
+    "mup-adamw": _mup("mup-adamw", {**_LR_DECAY, **_EPS}, _ADAM_HORIZON),
     "mup-lion": _mup("mup-lion", _LR_DECAY, _ADAM_HORIZON),
     "mup-muon": _mup("mup-muon", {}, _ADAM_HORIZON),
-    "completep-adamw": _over_depth("completep-adamw", _LR_DECAY, {}),
-    "completedp-adamw": _over_depth("completedp-adamw", _WITH_DATA, _beliefs(_WITH_DATA, ("batch_size", "tokens"))),
+    "completep-adamw": _over_depth("completep-adamw", {**_LR_DECAY, **_EPS_DEEP}, {}),
+    "completedp-adamw": _over_depth("completedp-adamw", _WITH_DATA, _beliefs(_WITH_DATA)),
 }
 
 
@@ -260,10 +276,12 @@ def preset(name: str, exponents: Table | None = None) -> Parametrization:
 def over_data(optimizer: str, role: str, scale: Scale, base: Scale) -> float:
     """What the batch and the tokens of a scale make of a hyperparameter, by DATA; 1 where they are no axes.
 
-    The batch by itself is meant at equal tokens: a batch 4 times as large takes a quarter of the steps.
+    Tokens that are no axis are steps times batch size where steps are one; else the batch is meant at equal tokens.
     """
-    exponents = DATA[optimizer].get(role, {})
-    return math.prod(math.pow(ratio, exponents.get(axis, 0.0)) for axis, ratio in scale.ratio(base).items())
+    exponents, ratio = DATA[optimizer].get(role, {}), dict(scale.ratio(base))
+    if _derives_tokens(ratio):
+        ratio["tokens"] = ratio["steps"] * ratio.get("batch_size", 1.0)
+    return math.prod(math.pow(ratio.get(axis, 1.0), exponent) for axis, exponent in exponents.items())
 
 
 def applied(name: str) -> Parametrization:
@@ -271,5 +289,5 @@ def applied(name: str) -> Parametrization:
     chosen = preset(name)
     left = {(r, a): (mean - _claimed(chosen.exponents, r, a), sd) for (r, a), (mean, sd) in chosen.theory.items()}
     if chosen.limits:
-        left |= {("lr_multiplier", axis): belief for (role, axis), belief in left.items() if role == "lr"}
+        left |= {("lr_multiplier", axis): (0.0, sd) for (role, axis), (_, sd) in left.items() if role == "lr"}
     return replace(chosen, exponents={}, theory=left)
