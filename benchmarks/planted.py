@@ -136,9 +136,20 @@ class Coupled(Changed):
         )
 
 
+@dataclass(frozen=True)
+class Rebased(Changed):
+    """Every width is its own base."""
+
+    def optimizer(self, model: nn.Module, scale: Scale, lr: float) -> torch.optim.Optimizer:
+        planned = plan(roles(self.build, scale, scale))
+        planned.init_(model)
+        return torch.optim.AdamW(planned.param_groups(model, lr, weight_decay=0.1))
+
+
 DEEP = (("parametrization", "completep"), ("branches", BRANCHES))
 WRONG: dict[str, Changed] = {
     "standard parametrization": Changed(options=(("parametrization", "sp"),)),
+    "base taken anew at every width": Rebased(),
     "hidden rate not scaled": Changed(change=rate("hidden", 1)),
     "hidden rate scaled twice": Changed(change=rate("hidden", -1)),
     "hidden weights start as wide as the base's": Changed(change=start("hidden", 0.5)),

@@ -16,7 +16,7 @@ from tuner import Scale
 from tuner.cli import main
 from tuner.errors import BadInput
 from tuner.mup import coordinate_check, plan, roles
-from tuner.mup.check import family_named
+from tuner.mup.check import _spectral, family_named
 from tuner.mup.probe import effects, look, size
 from tuner.mup.slopes import LEVEL, Measured, _fitted
 
@@ -269,7 +269,7 @@ def test_products_that_are_no_logits_do_not_count():
         ({"scales": [Scale(width=w, depth=w) for w in (2, 4, 8)]}, "vary together"),
         ({"loss": lambda model, seed: 1 / 0}, r"loss\(model, .* fails: ZeroDivisionError"),
         ({"optimizer": lambda model, scale, lr: 1 / 0}, r"optimizer\(model, .* fails: ZeroDivisionError"),
-        ({"scales": SCALES[:2]}, "needs three scales, got 2"),
+        ({"scales": SCALES[:2]}, "needs three different scales, got 2"),
         ({"loss": lambda model, seed: torch.ones(3)}, "must give one number"),
         ({"loss": lambda model, seed: model.first.weight.sum() * torch.nan}, "no learning rate|before training"),
         ({"build": lambda scale: MLP(16)}, "the same shapes"),
@@ -348,3 +348,58 @@ def test_an_objective_is_held_to_its_parametrization_before_the_first_trial(tmp_
     assert again.exit_code == 0
     assert "coordinate check" not in again.stderr
     assert json.loads(again.stdout)["trials"] >= 4
+
+
+class Forgotten(Digits):
+    def optimizer(self, model, scale, lr):
+        return torch.optim.AdamW(model.first.parameters(), lr=lr)
+
+
+class NoOptimizer(Digits):
+    def optimizer(self, model, scale, lr):
+        return None
+
+
+class Detached(Digits):
+    def loss(self, model, seed):
+        return super().loss(model, seed).detach()
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        (Forgotten(), {}, r"second\.weight is 0 times in the optimizer's groups; put it in one, or freeze it"),
+        (NoOptimizer(), {}, "must give an optimizer, got NoneType"),
+        (Detached(), {}, "a training step fails: .*; correct the family"),
+        (Digits(), {"scales": SCALES[:1] * 3}, "needs three different scales, got 1"),
+        (Digits(), {"seeds": ()}, "needs a seed, a step and a learning rate above zero, got 0 seeds"),
+        (Digits(), {"steps": 0}, "got 4 seeds, 0 steps"),
+        (Digits(), {"lr": math.nan}, "lr=nan; correct"),
+        (Digits(), {"lr": -0.1}, r"lr=-0\.1; correct"),
+        (
+            Digits(),
+            {"scales": [Scale(width=64, batch_size=b) for b in (8, 16, 32)]},
+            "cannot see batch_size, and the scales differ in it",
+        ),
+    ],
+)
+def test_a_check_that_would_mean_nothing_is_refused_in_one_line(family, options, message):
+    with pytest.raises(BadInput, match=message) as refused:
+        coordinate_check(family, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_spectral_norm_of_a_matrix_with_a_gap_is_its_largest_singular_value():
+    torch.manual_seed(0)
+    left, right = torch.linalg.qr(torch.randn(30, 5))[0], torch.linalg.qr(torch.randn(20, 5))[0]
+    matrix = left @ torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.2, 0.1])) @ right.mT
+    assert _spectral(matrix) == pytest.approx(3.0, rel=1e-4)
+
+
+def test_spectral_norms_are_shown_and_not_judged():
+    told = coordinate_check(Digits(), seeds=range(2))
+    shown = {(s.name, s.quantity): s for s in told.slopes if s.quantity.startswith("norm")}
+    hidden = shown["second.weight", "norm"]
+    assert abs(hidden.slope) < 0.25  # std n^-1/2 times 2 n^1/2
+    assert hidden.verdict == "pass"
+    assert not any("norm" in reason for reason in told.reasons)

@@ -1,5 +1,9 @@
 """Models that people have, unmodified: planned, checked, and trained for ten steps."""
 
+import math
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from families import ResNet
@@ -105,3 +109,14 @@ def test_the_check_tells_a_plan_from_the_standard_parametrization(name, parametr
     scales = [Scale({"width": width, **deep}) for width in (32, 64, 128, 256)]
     told = coordinate_check(FAMILIES[name](), parametrization, scales=scales, seeds=range(2))
     assert told.verdict == "fail" if parametrization == "sp" else told.verdict != "fail", told.reasons
+
+
+def test_the_readme_s_study_of_an_unmodified_gpt2_tunes_the_rate_of_its_embeddings():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    *_, code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    said: dict = {}
+    exec(code, said)
+    study = said["language"]
+    assert study.problem.parametrization.belief(study.problem.space, "lr_input", "width", ("width",)) == (0.0, 0.12)
+    assert all(math.isfinite(o.loss) for o in study.observations)
+    assert set(study.recommend().params) == {"lr", "lr_input"}

@@ -134,3 +134,74 @@ def test_what_a_format_cannot_say_is_refused():
     }.items():
         with pytest.raises(BadInput, match=message):
             call()
+
+
+class Odd(torch.nn.Module):
+    """A parameter with a plan of its own, a padding row, a frozen matrix, a branch that gives a tuple."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.rates = torch.nn.Parameter(torch.log(torch.arange(1.0, width + 1)))
+        self.words = torch.nn.Embedding(7, width, padding_idx=0)
+        self.still = torch.nn.Linear(width, width).requires_grad_(False)
+        self.attention = torch.nn.MultiheadAttention(width, width // 4, batch_first=True)
+        self.readout = torch.nn.Linear(width, 3, bias=False)
+
+    def forward(self, tokens):
+        x = self.words(tokens) * self.rates
+        x = x + self.attention(x, x, x)[0]
+        return self.readout(input=self.still(x))
+
+
+def test_python_leaves_alone_what_the_plan_leaves_alone():
+    def build(scale):
+        return Odd(int(scale["width"]))
+
+    table = roles(build, Scale(width=16), Scale(width=64))
+    planned = plan(table, "adamw", "completep", ("attention",))
+    torch.manual_seed(0)
+    model = build(table.target)
+    kept = {name: model.get_parameter(name).detach().clone() for name in ("rates", "still.weight")}
+    said: dict = {}
+    exec(export(planned, "python", **ASKED, betas=(0.9, 0.95), lr_multipliers={"input": 3.0}), said)
+    said["initialise"](model)
+    assert all(torch.equal(model.get_parameter(name), value) for name, value in kept.items())
+    assert (model.words.weight[0] == 0).all()
+    groups = by_name(model, said["param_groups"](model))
+    assert groups == by_name(
+        model, planned.param_groups(model, **ASKED, betas=(0.9, 0.95), lr_multipliers={"input": 3.0})
+    )
+    assert "still.weight" not in groups
+    theirs = copy.deepcopy(model)
+    planned.attach_(model)
+    said["multiply"](theirs)
+    tokens = torch.randint(7, (2, 5))
+    torch.testing.assert_close(theirs(tokens), model(tokens))
+    starts = {t["name"]: t["starts"] for t in json.loads(export(planned, "json", **ASKED))["tensors"]}
+    assert starts["rates"] is None
+
+
+def test_granite_keeps_the_attention_of_heads_that_do_not_grow():
+    transformers = pytest.importorskip("transformers")
+
+    def sizes(scale):
+        width = int(scale["width"])
+        heads = {"num_attention_heads": width // 8, "num_key_value_heads": width // 8}
+        return {"vocab_size": 13, "hidden_size": width, "intermediate_size": width, "num_hidden_layers": 1, **heads}
+
+    def build(scale):
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes(scale)))
+
+    table = roles(build, Scale(width=16), Scale(width=32))
+    planned = plan(table)
+    torch.manual_seed(0)
+    llama = build(table.target)
+    planned.init_(llama)
+    settings = json.loads(export(planned, "granite", **ASKED))
+    assert settings["attention_multiplier"] == 8**-0.5
+    granite = transformers.GraniteForCausalLM(
+        transformers.GraniteConfig(**sizes(table.target), **settings, tie_word_embeddings=False)
+    )
+    granite.load_state_dict(llama.state_dict())
+    tokens = torch.randint(13, (2, 7))
+    torch.testing.assert_close(granite(tokens).logits, llama(tokens).logits)

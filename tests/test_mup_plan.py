@@ -1,6 +1,7 @@
 """Rules against the mup package, against each other by an exact symmetry, and what a plan refuses."""
 
 import copy
+import math
 import re
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def settings(model, groups):
 
 def test_the_python_of_the_readme_plans_a_model(capsys):
     readme = Path(__file__).parents[1] / "README.md"
-    _, code = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    _, code, _ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     said: dict = {}
     exec(code, said)
     said["plan"].check(said["model"], said["optimizer"])
@@ -393,16 +394,30 @@ def test_what_a_plan_cannot_do_it_refuses_before_anything_is_touched():
         "is tied to readout.weight; untie": lambda: plan(planned_transformer(tied=True).roles, "adamw", "spectral"),
         "Adam divides a weight decay": lambda: plan(here, "adam").param_groups(model, lr=1.0, weight_decay=0.1),
         "multiplies 1 - beta by 16; pass Adam's betas": lambda: over_batch("adamw", 128).param_groups(model, lr=1.0),
-        "a beta of 0.9 -0.6, where the rule ends": lambda: over_batch("adamw", 128).param_groups(
+        "takes a beta of 0.9 to -0.6, where the rule ends": lambda: over_batch("adamw", 128).param_groups(
             model, lr=1.0, betas=(0.9, 0.99)
+        ),
+        "lr must be a finite number, at least zero, got nan": lambda: plan(here).param_groups(model, lr=math.nan),
+        "weight_decay must be a finite number": lambda: plan(here).param_groups(model, lr=1.0, weight_decay=-1.0),
+        "'input'.* above zero, got -2": lambda: plan(here).param_groups(model, 1.0, lr_multipliers={"input": -2}),
+        "betas must be two numbers": lambda: plan(here).param_groups(model, 1.0, betas=(0.9,)),
+        "below 1, got .1.5, 0.9.": lambda: plan(here).param_groups(model, 1.0, betas=(1.5, 0.9)),
+        "betas are Adam's, and this plan is for lion": lambda: plan(here, "lion").param_groups(
+            model, 1.0, betas=(0.9, 0.9)
+        ),
+        "init_scale must be a finite number above zero": lambda: plan(here).init_(model, init_scale=math.nan),
+        "own names 'readot', which is no module; did you mean 'readout'": lambda: plan(here, own=("readot",)),
+        "own is a sequence of names, got 'readout'": lambda: plan(here, own="readout"),
+        "branches name blocks.0.down and blocks.0 around it": lambda: plan(
+            planned_transformer().roles, "adamw", "completep", ("blocks.0", "blocks.*.down")
         ),
         "completedp is known for sgd, adam, adamw, got lion": lambda: over_batch("lion", 128),
         "'readouts' is no role": lambda: plan(here).param_groups(model, lr=1.0, lr_multipliers={"readouts": 2.0}),
         "first.weight is .* in the model": lambda: plan(here).init_(MLP(16)),
         "the plan and not in the model": lambda: plan(here).init_(MLP(32, bias=False)),
-        "no module is named 'nothing'": lambda: plan(
+        "branches names 'nothing', which is no module": lambda: plan(
             planned_transformer().roles, "adamw", "completep", ("blocks.*.down", "nothing")
-        ).init_(Transformer(32, 4)),
+        ),
         "heads 4 wide at the base and 16 at the target": lambda: plan(
             roles(lambda s: Inline(int(s["width"])), BASE, TARGET)
         ).init_(Inline(32)),

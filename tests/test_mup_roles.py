@@ -110,7 +110,40 @@ def test_depth_alone_still_tells_roles():
     assert (table["blocks.3.up.weight"].role, table["blocks.3.up.weight"].wider_in) == ("hidden", 1)
     assert table["readout.weight"].role == "output"
     assert table["readout.weight"].fan_in == 16
-    assert table.heads == ()
+    assert {(head.base, head.target) for head in table.heads} == {(8, 8)}
+
+
+def test_an_axis_with_which_nothing_grows_is_refused():
+    with pytest.raises(
+        BadInput, match="nothing in the model grows with batchsize, by 2; let build use it, or name an axis"
+    ):
+        roles(lambda s: MLP(int(s["width"])), Scale(width=8, batchsize=4), Scale(width=32, batchsize=8))
+
+
+class Sided(nn.Module):
+    def __init__(self, width, inner):
+        super().__init__()
+        self.into, self.w = nn.Linear(4, width), nn.Parameter(torch.zeros(width, inner))
+
+
+def test_a_plain_matrix_whose_sides_grow_by_two_ratios_does_not_tell_which_it_takes_in():
+    with pytest.raises(BadInput, match=r"w grows from \(16, 32\) to \(64, 64\), by two ratios"):
+        roles(lambda s: Sided(int(s["width"]), int(s["ffn"])), Scale(width=16, ffn=32), Scale(width=64, ffn=64))
+
+
+class Scaled(nn.Module):
+    """Attention that says how wide its heads are by what it scales logits with; beside it a norm with such a number."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.query, self.scaling = nn.Linear(width, width), (width // 2) ** -0.5
+        self.norm = nn.LayerNorm(width)
+        self.norm.scale = width**-0.5
+
+
+def test_heads_are_told_by_the_scale_of_logits_where_nothing_says_head_dim():
+    table = roles(lambda s: Scaled(int(s["width"])), Scale(width=8), Scale(width=32))
+    assert [(head.module, head.base, head.target) for head in table.heads] == [("", 4, 16)]
 
 
 def test_a_tied_tensor_has_both_its_roles():

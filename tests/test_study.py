@@ -62,7 +62,7 @@ class Calls:
 
 def test_the_python_of_the_readme_finds_the_optimum_it_speaks_of(capsys):
     readme = Path(__file__).parents[1] / "README.md"
-    code, _ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     said: dict = {}
     exec(code, said)
     rec, best = said["rec"], 3e-3 * 32**-0.2

@@ -12,6 +12,8 @@ Tensor Programs V, section 8 and appendix D.1): slopes of ln(size) in ln(width) 
 | through    | a tensor      | <= 0     | its effect where other modules work on it: readouts begin unaligned  |
 | decay      | a tensor      | 0        | lr x weight decay in the optimizer's groups: no few steps show it    |
 | loss       | the model     | <= 0     | wider is better: a rising loss makes a pass undetermined             |
+| norm       | a matrix      | any      | spectral, and of its change: shown, not judged; under muP of a square |
+|            |               |          | hidden matrix both keep their size (Yang, Simon and Bernstein 2023)  |
 
 Where depth is varied, only what is outside the blocks, and what a block gives out, is judged along it: a branch has a
 right to shrink (CompleteP).
@@ -27,15 +29,16 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tuner.errors import BadInput
-from tuner.mup.plan import Plan, plan
-from tuner.mup.probe import around, effects, look, size
-from tuner.mup.roles import roles
+from tuner.mup.plan import Plan, check_groups, plan
+from tuner.mup.probe import LOGITS, around, effects, look, size
+from tuner.mup.roles import OF_DATA, roles
 from tuner.mup.slopes import Measured, Slope, slopes, varied
 from tuner.objective import named, one_line
 from tuner.problem import Problem
@@ -43,6 +46,7 @@ from tuner.scale import Scale
 
 T = TypeVar("T")
 
+POWER = 12  # iterations
 ROUNDING = 1e-5  # a gradient below this share of the largest is rounding (a key's bias): Adam makes steps of noise
 STEPS, SEEDS = 4, 4
 SAID = 5  # slopes of a verdict that are said
@@ -139,17 +143,28 @@ def coordinate_check(
     and `optimizer` is applied, from the smallest scale, and that is judged.
 
     Args:
-        scales: at least three; default: the family's `scales`, else widths 64 to 1024.
+        scales: at least three, different; default: the family's `scales`, else widths 64 to 1024.
         lr: at the smallest scale; default: the largest of a scan that gets half of the best one's progress there.
         options: of `tuner.mup.plan`, and `given` of `tuner.mup.roles`.
 
     Raises:
-        BadInput: fewer than three scales; a loss that is no finite scalar; what roles and plan refuse.
+        BadInput: fewer than three scales, or scales that differ in what `loss(model, seed)` cannot see; no seeds or
+            steps; a loss that is no finite scalar; an optimizer that leaves out a tensor; what roles and plan refuse.
     """
-    scales = sorted(scales or getattr(family, "scales", None) or WIDTHS, key=lambda scale: sorted(scale.values()))
+    scales = sorted(set(scales or getattr(family, "scales", None) or WIDTHS), key=lambda scale: sorted(scale.values()))
+    seeds = tuple(seeds)
     if len(scales) < 3:
-        raise BadInput(f"coordinate_check: a slope needs three scales, got {len(scales)}; name more")
+        raise BadInput(f"coordinate_check: a slope needs three different scales, got {len(scales)}; name more")
+    if not seeds or steps < 1 or not (lr is None or 0 < lr < math.inf):
+        raise BadInput(
+            f"coordinate_check: needs a seed, a step and a learning rate above zero, got {len(seeds)} seeds, "
+            f"{steps} steps, lr={lr}; correct them"
+        )
     axes = varied(scales)
+    if unseen := [axis for axis in axes if axis in OF_DATA]:
+        raise BadInput(
+            f"coordinate_check: loss(model, seed) cannot see {unseen[0]}, and the scales differ in it; leave it out"
+        )
     runner = _Runner(family, _plans(family, parametrization, optimizer, scales, options), steps)
     lr = runner.rate(scales[0]) if lr is None else lr
     measured = tuple(m for scale in scales for seed in seeds for m in runner.measure(scale, seed, lr))
@@ -209,12 +224,16 @@ class _Runner:
     def _started(self, scale: Scale, seed: int, lr: float) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(seed)
         model = _asked(f"build({scale!r})", lambda: self.family.build(scale))
-        if not self.plans:
-            own = self.family.optimizer  # type: ignore[attr-defined]
-            return model, _asked(f"optimizer(model, {scale!r}, {lr:g})", lambda: own(model, scale, lr))
-        planned = self.plans[scale]
-        planned.init_(model)
-        return model, _optimizer(planned, model, lr)
+        if self.plans:
+            planned = self.plans[scale]
+            planned.init_(model)
+            return model, _optimizer(planned, model, lr)
+        what, own = f"optimizer(model, {scale!r}, {lr:g})", self.family.optimizer  # type: ignore[attr-defined]
+        optimizer = _asked(what, lambda: own(model, scale, lr))
+        if not all(hasattr(optimizer, part) for part in ("step", "zero_grad", "param_groups")):
+            raise BadInput(f"coordinate_check: {what} must give an optimizer, got {type(optimizer).__name__}")
+        check_groups(dict(model.named_parameters()), optimizer)
+        return model, optimizer
 
     def _loss(self, model: nn.Module, seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -224,10 +243,13 @@ class _Runner:
         return loss
 
     def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        def one(loss: Tensor) -> None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
         for step in range(self.steps):
             optimizer.zero_grad()
-            self._loss(model, 1000 * seed + step).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            _asked("a training step", partial(one, self._loss(model, 1000 * seed + step)))
 
     def measure(self, scale: Scale, seed: int, lr: float) -> Iterator[Measured]:
         """All numbers of one run."""
@@ -252,6 +274,7 @@ class _Runner:
             if gradients.get(name, largest) > ROUNDING * largest:
                 yield Measured(name, "effect" if alone else "effect through others", scale, value)
         yield from _decays(model, optimizer, scale)
+        yield from _norms(model, initial, scale)
         yield Measured("the model", "loss", scale, end.loss)
 
 
@@ -307,23 +330,44 @@ def _decays(model: nn.Module, optimizer: torch.optim.Optimizer, scale: Scale) ->
                 yield Measured(names[id(tensor)], "decay", scale, decay)
 
 
+def _norms(model: nn.Module, initial: Mapping[str, Tensor], scale: Scale) -> Iterator[Measured]:
+    """The spectral norms of matrices, and of how far training has moved them."""
+    for name, tensor in model.named_parameters():
+        if tensor.ndim == 2 and tensor.requires_grad:
+            now = tensor.detach()
+            yield Measured(name, "norm", scale, _spectral(now))
+            yield Measured(name, "norm of change", scale, _spectral(now - initial[name]))
+
+
+def _spectral(matrix: Tensor) -> float:
+    """The largest singular value, by power iteration: a few percent too small where the next is near."""
+    vector = torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    for _ in range(POWER):
+        vector = matrix.mT @ (matrix @ vector)
+        vector = vector / vector.norm().clamp(min=1e-300)
+    return float((matrix @ vector).norm())
+
+
 def _judged(found: tuple[Slope, ...], measured: tuple[Measured, ...], unjudged: list[str], lr: float) -> Coordinates:
     diverged = sorted({str(m.scale) for m in measured if m.quantity == "loss" and not math.isfinite(m.value)})
     if diverged:
         worst = Slope("the model", "loss", "scale", math.inf, math.inf, math.inf, -math.inf, 0.0)
         reason = f"training at the learning rate {lr:.3g} of the smallest scale diverges at {', '.join(diverged)}"
         return Coordinates("fail", (reason,), worst, found, measured, lr)
-    by_verdict = {v: [s for s in found if s.verdict == v] for v in ("fail", "undetermined", "pass")}
+    judged = [s for s in found if not s.quantity.startswith("norm")]
+    by_verdict = {v: [s for s in judged if s.verdict == v] for v in ("fail", "undetermined", "pass")}
     verdict = next(v for v in by_verdict if by_verdict[v])
     candidates = by_verdict[verdict]
     if verdict == "fail":
         candidates = [s for s in candidates if s.name == candidates[0].name]
     worst = max(candidates, key=lambda s: s.wrong)
     if verdict == "pass":
-        sentences = [f"{len(found)} slopes are as they must be; the steepest: {worst}"]
+        sentences = [f"{len(judged)} slopes are as they must be; the steepest: {worst}"]
     else:
         told = [worst, *(s for s in by_verdict[verdict] if s is not worst)]
         sentences = [*map(str, told[:SAID]), *([f"and {len(told) - SAID} more"] if len(told) > SAID else [])]
+        if any(s.name.rpartition(".")[2] == LOGITS for s in told):
+            sentences.append("logits: divide q.k by the width of a head and not by its root (tuner.mup.plan says it)")
     if unjudged:
         verdict = "undetermined" if verdict == "pass" else verdict
         sentences.append(f"not seen, as no module around them is called: {', '.join(unjudged)}")

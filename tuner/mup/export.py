@@ -14,104 +14,125 @@ What a format cannot say of this plan is refused, or stands as a comment where i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from tuner.errors import BadInput
-from tuner.mup.plan import Plan
+from tuner.mup.plan import AtBase, Plan
 from tuner.mup.rules import multipliers
 from tuner.space import suggestion
 
 CODE = '''"""Planned by transfer-tuner: {optimizer}, {parametrization}, from {base} to {target}."""
 
-# name: (role, whose steps, lr, weight decay, epsilon, deviation at the start or the constant it starts at, is constant)
+# name: (settings of its group, deviation and mean at the start or None: left as it is)
 TENSORS = {{
 {tensors}
 }}
 READOUTS = {readouts}  # module: factor of its input
 BRANCHES = {branches}  # module: factor of its output
-{heads}{betas}
+{heads}
 
 def param_groups(model):
     """Groups for a torch optimizer; of Muon's plan some are AdamW's, as "optimizer" says."""
     groups = {{}}
     for name, tensor in model.named_parameters():
-        role, optimizer, lr, weight_decay, eps, _, _ = TENSORS[name]
-        settings = {{"role": role, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay}}
-        if optimizer in ("adam", "adamw"):
-            settings["eps"] = eps
-        groups.setdefault(tuple(settings.values()), {{"params": [], **settings}})["params"].append(tensor)
+        settings, _ = TENSORS[name]
+        if tensor.requires_grad:
+            groups.setdefault(tuple(settings.values()), {{"params": [], **settings}})["params"].append(tensor)
     return list(groups.values())
 
 
 def initialise(model):
     """Draws the weights."""
     for name, tensor in model.named_parameters():
-        *_, start, constant = TENSORS[name]
-        tensor.data.fill_(start) if constant else tensor.data.normal_(0.0, start)
+        _, start = TENSORS[name]
+        if tensor.requires_grad and start is not None:
+            tensor.data.normal_(0.0, start[0]) if start[0] else tensor.data.fill_(start[1])
+    for module in model.modules():
+        if getattr(module, "padding_idx", None) is not None:
+            module.weight.data[module.padding_idx].zero_()
 
 
 def multiply(model):
     """Attaches the multipliers; once."""
+
+    def scaled_input(factor):
+        def hook(module, args, kwargs):
+            if args:
+                return (args[0] * factor, *args[1:]), kwargs
+            first, *others = kwargs.items()
+            return args, {{first[0]: first[1] * factor, **dict(others)}}
+
+        return hook
+
+    def scaled_output(factor):
+        def hook(module, args, output):
+            return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
+
+        return hook
+
     for name, factor in READOUTS.items():
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, factor=factor: (args[0] * factor, *args[1:])
-        )
+        model.get_submodule(name).register_forward_pre_hook(scaled_input(factor), with_kwargs=True)
     for name, factor in BRANCHES.items():
-        model.get_submodule(name).register_forward_hook(lambda module, args, output, factor=factor: output * factor)
+        model.get_submodule(name).register_forward_hook(scaled_output(factor))
 '''
 
 
 def export(
-    plan: Plan, format: str, lr: float, weight_decay: float = 0.0, eps: float = 1e-8, init_scale: float = 1.0
+    plan: Plan,
+    format: str,
+    lr: float,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+    init_scale: float = 1.0,
+    betas: Sequence[float] | None = None,
+    lr_multipliers: Mapping[str, float] | None = None,
+    undecayed: Sequence[str] = (),
 ) -> str:
-    """A plan with its hyperparameters at the base, as text in one of the formats above.
+    """A plan with its hyperparameters at the base (see `tuner.mup.plan.AtBase`), as text in one of the formats above.
 
     Raises:
-        BadInput: a format that is not known, or that cannot say what this plan says.
+        BadInput: a format that is not known, or that cannot say what this plan says; hyperparameters that cannot be.
     """
     if format not in FORMATS:
         raise BadInput(f"export: no format is named {format!r}; {suggestion(format, list(FORMATS))}")
-    return FORMATS[format](plan, {"lr": lr, "weight_decay": weight_decay, "eps": eps, "init_scale": init_scale})
+    at_base = AtBase(lr, weight_decay, eps, betas, lr_multipliers or {}, undecayed, init_scale)
+    settings = {tensor.name: told for tensor, told in plan.settings(at_base)}
+    return FORMATS[format](plan, at_base, settings)
 
 
-Told = Mapping[str, float]
+Settings = Mapping[str, Mapping[str, Any]]  # by tensor
 
 
-def _json(plan: Plan, told: Told) -> str:
+def _json(plan: Plan, at_base: AtBase, settings: Settings) -> str:
     tensors = [
         {
             "name": tensor.name,
             "also": dict(tensor.also),
             "shape": tensor.shape,
-            "role": tensor.role,
-            "optimizer": its.optimizer,
-            "lr": told["lr"] * its.lr,
-            "weight_decay": told["weight_decay"] * its.weight_decay,
-            "eps": told["eps"] * its.eps,
-            "starts": {"std": told["init_scale"] * plan.std(tensor)} if tensor.std else {"constant": tensor.mean},
+            **settings[tensor.name],
+            "starts": None if start is None else {"std": start[0]} if start[0] else {"constant": start[1]},
             "multipliers": multipliers(tensor, plan.parametrization),
         }
-        for tensor, its in plan
+        for tensor in plan.roles
+        for start in [plan.start(tensor, at_base.init_scale)]
     ]
     head = {name: getattr(plan, name) for name in ("optimizer", "parametrization", "branches", "branch")}
-    head["one_minus_beta"] = plan.over_data("one_minus_beta2")  # a factor
     scales = {"base": dict(plan.roles.base), "target": dict(plan.roles.target)}
     heads = [{**asdict(head), "logits": head.base**0.5 / head.target} for head in plan.heads]
-    return json.dumps({**head, **scales, "at_base": dict(told), "heads": heads, "tensors": tensors}, indent=1)
+    return json.dumps({**head, **scales, "at_base": asdict(at_base), "heads": heads, "tensors": tensors}, indent=1)
 
 
-def _python(plan: Plan, told: Told) -> str:
-    tensors = []
-    for tensor, its in plan:
-        rates = told["lr"] * its.lr, told["weight_decay"] * its.weight_decay, told["eps"] * its.eps
-        start = told["init_scale"] * plan.std(tensor) if tensor.std else tensor.mean
-        tensors.append(f"    {tensor.name!r}: {(tensor.role, its.optimizer, *rates, start, not tensor.std)!r},")
+def _python(plan: Plan, at_base: AtBase, settings: Settings) -> str:
+    tensors = [
+        f"    {tensor.name!r}: ({dict(settings[tensor.name])!r}, {plan.start(tensor, at_base.init_scale)!r}),"
+        for tensor in plan.roles
+    ]
     heads = [
         f"# the logits of {head.module} are q.k times {head.base**0.5 / head.target:.6g}, not {head.target**-0.5:.6g}\n"
         for head in plan.heads
     ]
-    factor = plan.over_data("one_minus_beta2")
     return CODE.format(
         optimizer=plan.optimizer,
         parametrization=plan.parametrization,
@@ -121,11 +142,10 @@ def _python(plan: Plan, told: Told) -> str:
         readouts=plan.readouts,
         branches=dict.fromkeys(plan.branch_modules, plan.branch),
         heads="".join(heads),
-        betas=f"# 1 - beta of the optimizer is {factor:g} times the base's\n" if factor != 1 else "",
     )
 
 
-def _mup(plan: Plan, told: Told) -> str:
+def _mup(plan: Plan, at_base: AtBase, settings: Settings) -> str:
     """Base shapes of the mup package, YAML: the dimensions that grow at the base, null for the others."""
     if plan.parametrization not in ("mup", "completep", "depth-mup") or plan.branch != 1:
         raise BadInput(f"export: mup knows muP over width, got {plan.parametrization} and branches x {plan.branch:g}")
@@ -136,22 +156,25 @@ def _mup(plan: Plan, told: Told) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _granite(plan: Plan, told: Told) -> str:
+def _granite(plan: Plan, at_base: AtBase, settings: Settings) -> str:
     """Settings of `transformers.GraniteConfig`, JSON."""
-    heads = {head.base**0.5 / head.target for head in plan.heads}
+    if not plan.roles.heads:
+        raise BadInput("export: granite needs the width of the heads, and no module says it; take python")
+    growing = {head.module for head in plan.heads}
+    heads = {head.base**0.5 / head.target if head.module in growing else head.target**-0.5 for head in plan.roles.heads}
     readouts = set(plan.readouts.values()) or {1.0}
     if len(heads) > 1 or len(readouts) > 1:
         raise BadInput(f"export: granite has one readout and one kind of head, got {readouts} and {heads}; take python")
-    settings = {
+    chosen = {
         "embedding_multiplier": 1.0,
         "residual_multiplier": plan.branch,
         "logits_scaling": 1 / readouts.pop(),
-        **({"attention_multiplier": heads.pop()} if heads else {}),
+        "attention_multiplier": heads.pop(),
     }
-    return json.dumps(settings, indent=1)
+    return json.dumps(chosen, indent=1)
 
 
-def _megatron(plan: Plan, told: Told) -> str:
+def _megatron(plan: Plan, at_base: AtBase, settings: Settings) -> str:
     """Options of Megatron-LM (its pull request 3058), one a line; not tried against Megatron-LM itself."""
     if plan.parametrization != "mup" or plan.optimizer not in ("adam", "adamw") or "width" not in plan.roles.base:
         raise BadInput(
@@ -166,17 +189,17 @@ def _megatron(plan: Plan, told: Told) -> str:
         "--use-mup",
         f"--mup-base-hidden-size {plan.roles.base['width']:g}",
         *(f"--mup-base-head-dim {head.base}" for head in plan.heads[:1]),
-        f"--init-method-std {told['init_scale'] * max(stds):.6g}",
-        f"--lr {told['lr']:g}",
-        f"--adam-eps {told['eps']:g}",
-        f"--weight-decay {told['weight_decay']:g}",
-        f"# hidden matrices: weight decay stays {told['weight_decay']:g} there, this plan has "
-        f"{told['weight_decay'] * max(its.weight_decay for _, its in plan):g}",
+        f"--init-method-std {at_base.init_scale * max(stds):.6g}",
+        f"--lr {at_base.lr:g}",
+        f"--adam-eps {at_base.eps:g}",
+        f"--weight-decay {at_base.weight_decay:g}",
+        f"# hidden matrices: weight decay stays {at_base.weight_decay:g} there, this plan has "
+        f"{at_base.weight_decay * max(its.weight_decay for _, its in plan):g}",
     ]
     return "\n".join(lines) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Plan, Told], str]] = {
+FORMATS: Mapping[str, Callable[[Plan, AtBase, Settings], str]] = {
     "json": _json,
     "python": _python,
     "mup": _mup,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,11 +124,17 @@ class Starts:
         return (mean, std) if planned else (0.0, math.hypot(mean, std))
 
 
+def products(ratios: Sequence[float]) -> set[float]:
+    """Of any of them, 1 being that of none."""
+    found = {1.0}
+    for ratio in ratios:
+        found |= {ratio * other for other in found}
+    return found
+
+
 def check_ratio(name: str, after: Shape, before: Shape, grown: Mapping[str, float]) -> None:
     """Every dimension that grows does so with an axis: nothing is rounded, nothing has a constant part."""
-    ratios = {1.0}
-    for ratio in grown.values():
-        ratios |= {ratio * other for other in ratios}
+    ratios = products(list(grown.values()))
     for n, m in zip(after, before, strict=True):
         exact = any(math.isclose(n, m * ratio) for ratio in ratios)
         if n != m and not (exact or ("params" in grown and n % m == 0)):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,13 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tuner.errors import BadInput
 from tuner.mup.growth import pattern
-from tuner.mup.roles import ROLES, Head, Role, Roles, aligned
+from tuner.mup.roles import ROLES, SCALES, Head, Role, Roles, aligned
 from tuner.mup.rules import BRANCHES, OPTIMIZERS, PARAMETRIZATIONS, Rule, multipliers, rule
 from tuner.parametrization import DATA, over_data
 from tuner.space import suggestion
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module")  # of torch.compile and FSDP, as parts of names
-SCALES = ("scaling", "scale", "softmax_scale")  # what modules call the factor of their attention's logits
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,44 @@ class ScaledOutput:
         if isinstance(output, tuple):  # as attention returns: what it puts out, and its weights
             return (output[0] * self.factor, *output[1:])
         return output * self.factor
+
+
+@dataclass(frozen=True)
+class AtBase:
+    """Hyperparameters at the base.
+
+    Args:
+        eps: Adam's.
+        betas: Adam's; None leaves them to the optimizer, unless the plan moves them.
+        lr_multipliers: factors on lr by role, hyperparameters of their own.
+        undecayed: roles that have no weight decay, as often ("vector", "scalar").
+        init_scale: of the deviations that tensors start with.
+
+    Raises:
+        BadInput: a number that is not finite, or not above zero where it must be; a role that is none.
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    betas: Sequence[float] | None = None
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)
+    undecayed: Sequence[str] = ()
+    init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for role in (*self.lr_multipliers, *self.undecayed):
+            if role not in ROLES:
+                raise BadInput(f"plan: {role!r} is no role; {suggestion(role, ROLES)}")
+        multipliers = {f"lr_multipliers[{role!r}]": value for role, value in self.lr_multipliers.items()}
+        for name, value in {"init_scale": self.init_scale, **multipliers}.items():
+            if not 0 < value < math.inf:
+                raise BadInput(f"plan: {name} must be a finite number above zero, got {value!r}; correct it")
+        for name, value in {"lr": self.lr, "weight_decay": self.weight_decay, "eps": self.eps}.items():
+            if not 0 <= value < math.inf:
+                raise BadInput(f"plan: {name} must be a finite number, at least zero, got {value!r}; correct it")
+        if self.betas is not None and not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            raise BadInput(f"plan: betas must be two numbers, at least 0 and below 1, got {self.betas!r}; correct them")
 
 
 @dataclass(frozen=True)
@@ -127,14 +164,14 @@ class Plan:
 
     @property
     def branch_modules(self) -> tuple[str, ...]:
-        """The modules that `branches` stands for, of those that own a tensor."""
-        owners = dict.fromkeys(name.rpartition(".")[0] for tensor in self.roles for name in tensor.roles)
-        return tuple(owner for owner in owners if any(fnmatchcase(owner, glob) for glob in self.branches))
+        """The modules that `branches` stands for."""
+        return tuple(m for m in self.roles.modules if any(fnmatchcase(m, glob) for glob in self.branches))
 
     @property
     def heads(self) -> Sequence[Head]:
         """Those whose logits are divided by d in place of d^½."""
-        return () if self.parametrization == "sp" else [h for h in self.roles.heads if not self._own(h.module)]
+        grown = [head for head in self.roles.heads if head.base != head.target and not self._own(head.module)]
+        return () if self.parametrization == "sp" else grown
 
     def _own(self, module: str) -> bool:
         return any(fnmatchcase(module, glob) for glob in self.own)
@@ -144,6 +181,12 @@ class Plan:
         if self.zero_readout and tensor.role == "output":
             return 0.0
         return tensor.std * self.rule(tensor).std
+
+    def start(self, tensor: Role, init_scale: float = 1.0) -> tuple[float, float] | None:
+        """Deviation and mean of the entries at the start; None where a tensor follows a plan of its own."""
+        if not tensor.std:
+            return 0.0, tensor.mean
+        return None if tensor.mean else (init_scale * self.std(tensor), 0.0)
 
     def init_(self, model: nn.Module, init_scale: float = 1.0) -> None:
         """Draws the tensors anew, normal with the planned deviation (constants as the base has them), and attaches.
@@ -156,14 +199,15 @@ class Plan:
         Raises:
             BadInput: as `attach_` does; nothing is drawn then.
         """
+        AtBase(1.0, init_scale=init_scale)  # refuses what cannot be
         self.attach_(model)
         tensors = dict(_parameters(model))
         with torch.no_grad():
-            for tensor, _ in self:
-                drawn, planned_itself = tensors[tensor.name], tensor.std > 0 and tensor.mean != 0
-                if not drawn.requires_grad or planned_itself:
+            for tensor in self.roles:
+                drawn, start = tensors[tensor.name], self.start(tensor, init_scale)
+                if not drawn.requires_grad or start is None:
                     continue
-                drawn.normal_(0.0, init_scale * self.std(tensor)) if tensor.std else drawn.fill_(tensor.mean)
+                drawn.normal_(0.0, start[0]) if start[0] else drawn.fill_(start[1])
                 for owner in (_module(model, name) for name in tensor.roles):
                     if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) and owner.padding_idx is not None:
                         drawn[owner.padding_idx].zero_()
@@ -180,7 +224,8 @@ class Plan:
         """
         self.check(model)
         readouts = [(_readout(_module(model, f"{name}.weight"), name, f), f) for name, f in self.readouts.items()]
-        branches = [_branch(module, name) for glob in self.branches for name, module in _matching(model, glob)]
+        modules = dict(_modules(model))
+        branches = [_branch(modules[name], name) for name in self.branch_modules]
         scales = [(_module(model, f"{head.module}.weight"), head) for head in self.heads]
         names = [_scale(module, head) for module, head in scales]
         for module in model.modules():
@@ -205,56 +250,63 @@ class Plan:
         """Groups for a torch optimizer, from hyperparameters at the base; frozen tensors are in none.
 
         Args:
-            eps: Adam's.
-            betas: Adam's; None leaves them to the optimizer, unless the plan moves them.
-            lr_multipliers: factors on lr by role, hyperparameters of their own.
-            undecayed: roles that have no weight decay, as often ("vector", "scalar").
+            lr, weight_decay, eps, betas, lr_multipliers, undecayed: see `AtBase`.
 
         Returns:
             Groups of one role and one rule each; `optimizer` says whose they are, for some of Muon's plan are AdamW's.
 
         Raises:
-            BadInput: a model whose parameters are not those of the plan; a role that is none; weight decay for Adam,
-                where it is a part of the gradient and so does not transfer; betas that are missing, or cannot be moved.
+            BadInput: a model whose parameters are not those of the plan; what `AtBase` and `settings` refuse.
         """
         self.check(model)
-        averaged = self._betas(betas)
-        for role in (*(lr_multipliers or {}), *undecayed):
-            if role not in ROLES:
-                raise BadInput(f"param_groups: {role!r} is no role; {suggestion(role, ROLES)}")
-        if self.optimizer == "adam" and weight_decay:
-            raise BadInput(f"param_groups: Adam divides a weight decay of {weight_decay:g} away; plan for adamw")
+        at_base = AtBase(lr, weight_decay, eps, betas, lr_multipliers or {}, undecayed)
         tensors = dict(_parameters(model))
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for tensor, its in self:
-            if not tensors[tensor.name].requires_grad:
-                continue
-            settings = {
-                "role": tensor.role,
-                "optimizer": its.optimizer,
-                "lr": lr * its.lr * (lr_multipliers or {}).get(tensor.role, 1.0),
-                "weight_decay": 0.0 if tensor.role in undecayed else weight_decay * its.weight_decay,
-                **({"eps": eps * its.eps, **averaged} if its.optimizer in ("adam", "adamw") else {}),
-            }
-            group = groups.setdefault(tuple(settings.values()), {"params": [], **settings})
-            group["params"].append(tensors[tensor.name])
+        for tensor, settings in self.settings(at_base):
+            if tensors[tensor.name].requires_grad:
+                group = groups.setdefault(tuple(settings.values()), {"params": [], **settings})
+                group["params"].append(tensors[tensor.name])
         return list(groups.values())
+
+    def settings(self, at_base: AtBase) -> Iterator[tuple[Role, dict[str, Any]]]:
+        """What each tensor is stepped with at the target.
+
+        Raises:
+            BadInput: weight decay for Adam, where it is a part of the gradient and so does not transfer; betas that
+                are missing, or cannot be moved.
+        """
+        if self.optimizer == "adam" and at_base.weight_decay:
+            raise BadInput(f"plan: Adam divides a weight decay of {at_base.weight_decay:g} away; plan for adamw")
+        averaged = self._betas(at_base.betas)
+        for tensor, its in self:
+            yield (
+                tensor,
+                {
+                    "role": tensor.role,
+                    "optimizer": its.optimizer,
+                    "lr": at_base.lr * its.lr * at_base.lr_multipliers.get(tensor.role, 1.0),
+                    "weight_decay": 0.0
+                    if tensor.role in at_base.undecayed
+                    else at_base.weight_decay * its.weight_decay,
+                    **({"eps": at_base.eps * its.eps, **averaged} if its.optimizer in ("adam", "adamw") else {}),
+                },
+            )
 
     def _betas(self, betas: Sequence[float] | None) -> dict[str, tuple[float, ...]]:
         """Adam's betas at the target, as a setting of a group: 1 - beta moves, and must stay below 1."""
-        factors = [self.over_data(f"one_minus_beta{i}") for i in (1, 2)]
+        factor = self.over_data("one_minus_beta2")
         if betas is None:
-            if factors != [1.0, 1.0]:
-                raise BadInput(
-                    f"param_groups: this plan multiplies 1 - beta by {factors[1]:g}; pass Adam's betas at the base here"
-                )
+            if factor != 1:
+                raise BadInput(f"plan: this plan multiplies 1 - beta by {factor:g}; pass Adam's betas at the base")
             return {}
-        moved = tuple(1 - factor * (1 - beta) for beta, factor in zip(betas, factors, strict=True))
+        if self.optimizer in ("sgd", "lion"):
+            raise BadInput(f"plan: betas are Adam's, and this plan is for {self.optimizer}; leave them out")
+        moved = tuple(1 - factor * (1 - beta) for beta in betas)
         for beta, there in zip(betas, moved, strict=True):
-            if not 0 <= there < 1:
+            if there < 0:
                 raise BadInput(
-                    f"param_groups: the batch makes a beta of {beta:g} {there:g}, where the rule ends; "
-                    "take a larger beta or a smaller batch"
+                    f"plan: the batch takes a beta of {beta:g} to {there:g}, where the rule ends; take a larger beta "
+                    "or a smaller batch"
                 )
         return {"betas": moved}
 
@@ -276,7 +328,7 @@ class Plan:
                     "again with the scale that the model was built at as target"
                 )
         if optimizer is not None:
-            _check_groups(theirs, optimizer)
+            check_groups(theirs, optimizer)
 
 
 def plan(
@@ -322,7 +374,17 @@ def plan(
             other = next(iter(tensor.also))
             raise BadInput(f"plan: {tensor.name} is tied to {other}; untie them, {what} needs them apart")
     named = tuple(branches or ()) if parametrization in BRANCHES else ()
-    return Plan(roles, optimizer, parametrization, named, tuple(own), decay_exponent, zero_readout)
+    planned = Plan(roles, optimizer, parametrization, named, tuple(own), decay_exponent, zero_readout)
+    for what, globs in (("branches", branches or ()), ("own", own)):
+        _check_globs(what, globs, roles.modules)
+    for inner in planned.branch_modules:
+        for outer in planned.branch_modules:
+            if inner.startswith(f"{outer}.") or (outer == "" and inner):
+                raise BadInput(
+                    f"plan: branches name {inner} and {outer or 'the model'} around it, which would be multiplied "
+                    "twice; name the one that ends the branch (* stands for dots too)"
+                )
+    return planned
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -353,11 +415,12 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield _bare(name), module
 
 
-def _matching(model: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
-    found = [(name, module) for name, module in _modules(model) if fnmatchcase(name, glob)]
-    if not found:
-        raise BadInput(f"plan: no module is named {glob!r}; {suggestion(glob, [name for name, _ in _modules(model)])}")
-    return found
+def _check_globs(what: str, globs: Sequence[str], modules: Sequence[str]) -> None:
+    if isinstance(globs, str):
+        raise BadInput(f'plan: {what} is a sequence of names, got {globs!r}; write ("{globs}",)')
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in modules):
+            raise BadInput(f"plan: {what} names {glob!r}, which is no module; {suggestion(glob, modules)}")
 
 
 def _readout(module: nn.Module, name: str, factor: float) -> nn.Module:
@@ -401,12 +464,17 @@ def _detach(module: nn.Module) -> None:
             del hooks[key]
 
 
-def _check_groups(tensors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def check_groups(tensors: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """That an optimizer has every tensor that trains once.
+
+    Raises:
+        BadInput: naming the first that it has not, or more than once.
+    """
     times = Counter(id(tensor) for group in optimizer.param_groups for tensor in group["params"])
     for name, tensor in tensors.items():
         if tensor.requires_grad and times[id(tensor)] != 1:
             count = times[id(tensor)]
-            raise BadInput(f"plan: {name} is {count} times in the optimizer's groups; put it in one, with param_groups")
+            raise BadInput(f"plan: {name} is {count} times in the optimizer's groups; put it in one, or freeze it")
 
 
 def _factors(its: Rule) -> list[str]:

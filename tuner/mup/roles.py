@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -33,6 +33,7 @@ from tuner.scale import Scale
 from tuner.space import suggestion
 
 ROLES = ("input", "hidden", "output", "vector", "scalar")
+SCALES = ("scaling", "scale", "softmax_scale")  # what modules call the factor of their attention's logits
 OF_DATA = frozenset({"batch_size", "steps", "tokens", "chinchilla"})  # axes that no tensor grows with
 
 
@@ -82,12 +83,18 @@ class Head:
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of a model family between two scales; a value: equal, printable, saved as JSON."""
+    """The roles of a model family between two scales; a value: equal, printable, saved as JSON.
+
+    Args:
+        heads: of attention, where a module says how wide they are; those that do not grow too.
+        modules: the names of all modules at the target.
+    """
 
     base: Scale
     target: Scale
     tensors: tuple[Role, ...]
     heads: tuple[Head, ...] = ()
+    modules: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Role]:
         return iter(self.tensors)
@@ -135,7 +142,12 @@ class Roles:
         """The table as text; `of_json` is its inverse."""
         told = {"base": dict(self.base), "target": dict(self.target)}
         return json.dumps(
-            {**told, "tensors": [asdict(t) for t in self], "heads": [asdict(head) for head in self.heads]}
+            {
+                **told,
+                "tensors": [asdict(t) for t in self],
+                "heads": [asdict(head) for head in self.heads],
+                "modules": self.modules,
+            }
         )
 
     @staticmethod
@@ -143,7 +155,8 @@ class Roles:
         told = json.loads(text)
         shapes = [{name: tuple(tensor[name]) for name in ("shape", "narrow")} for tensor in told["tensors"]]
         tensors = tuple(Role(**{**tensor, **own}) for tensor, own in zip(told["tensors"], shapes, strict=True))
-        return Roles(Scale(told["base"]), Scale(told["target"]), tensors, tuple(Head(**h) for h in told["heads"]))
+        heads = tuple(Head(**head) for head in told["heads"])
+        return Roles(Scale(told["base"]), Scale(told["target"]), tensors, heads, tuple(told["modules"]))
 
 
 def roles(build: Build, base: Scale, target: Scale, given: Mapping[str, str] | None = None) -> Roles:
@@ -185,7 +198,12 @@ def roles(build: Build, base: Scale, target: Scale, given: Mapping[str, str] | N
         told = _told(large, small, same, still, probe, given)
         mean, std = starts.of(first, deep[first], base)
         tensors.append(Role(first, **told, mean=mean, std=std, repeated=deep[first] in repeated))
-    return Roles(base, target, tuple(tensors), () if still else _heads(large, small))
+    _check_used(grown, tensors)
+    modules = tuple(name for name, _ in large.named_modules())
+    heads = _heads(large, small)
+    return Roles(
+        base, target, tuple(tensors), tuple(replace(h, target=h.base) for h in heads) if still else heads, modules
+    )
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -225,6 +243,18 @@ def _check_given(given: Mapping[str, str], names: Sequence[str]) -> None:
             raise BadInput(f"roles: given names {glob!r}, which is no tensor; {suggestion(glob, names)}")
 
 
+def _check_used(grown: Mapping[str, float], tensors: Sequence[Role]) -> None:
+    """That something grows by the ratio of every axis, or with others' by the product."""
+    ratios = {n / m for t in tensors for n, m in zip(t.shape, t.narrow, strict=True)}
+    for axis, ratio in grown.items():
+        others = growth.products([r for other, r in grown.items() if other != axis])
+        if ratio != 1 and axis != "params" and not any(math.isclose(r, ratio * o) for r in ratios for o in others):
+            raise BadInput(
+                f"roles: nothing in the model grows with {axis}, by {ratio:g}; let build use it, or name an axis of "
+                f"the data as {', '.join(sorted(OF_DATA))}"
+            )
+
+
 def _told(
     large: nn.Module,
     small: nn.Module,
@@ -239,6 +269,12 @@ def _told(
     grows = [n != m for n, m in zip(probed, narrow, strict=True)]
     role, *others = (_role(large, name, grows, given) for name in names)
     into, out = _fans(large, names[0], role, grows)
+    ratios = {n / m for n, m in zip(probed, narrow, strict=True) if n != m}
+    if role == "hidden" and len(ratios) > 1 and _dimensions(large, names[0]) is None:
+        raise BadInput(
+            f"roles: {names[0]} grows from {narrow} to {probed}, by two ratios, and nothing tells which side it takes "
+            "in; make it the weight of a Linear, or let both sides grow alike"
+        )
     shape = narrow if still else probed
 
     def fan(shape: Shape, dimensions: Iterable[int]) -> int:
@@ -285,7 +321,7 @@ def _fans(model: nn.Module, name: str, role: str, grows: Sequence[bool]) -> tupl
     if (known := _dimensions(model, name)) is not None:
         return ([], known[1]) if isinstance(_owner(model, name), (nn.Embedding, nn.EmbeddingBag)) else known
     wide, narrow = [i for i in everything if grows[i]], [i for i in everything if not grows[i]]
-    if role == "hidden":  # as in a linear layer; what does not grow counts matrices
+    if role == "hidden":  # as in a linear layer; what does not grow counts matrices. By one ratio, either way is one
         return wide[1:], wide[:1]
     return (narrow, wide) if role == "input" else (wide, narrow)
 
@@ -307,19 +343,29 @@ def _dimensions(model: nn.Module, name: str) -> tuple[list[int], list[int]] | No
 
 
 def _heads(large: nn.Module, small: nn.Module) -> tuple[Head, ...]:
-    """The modules that say how wide their attention's heads are, by an attribute `head_dim`, where these grow."""
+    """The modules that say how wide their attention's heads are."""
     narrow, wide = (
-        {name: int(module.head_dim) for name, module in model.named_modules() if _attends(module)}
+        {name: width for name, module in model.named_modules() if (width := _head(module)) is not None}
         for model in (small, large)
     )
-    return tuple(Head(name, narrow[name], n) for name, n in wide.items() if n != narrow[name])
+    return tuple(Head(name, narrow[name], n) for name, n in wide.items() if name in narrow)
 
 
-def _attends(module: nn.Module) -> bool:
-    """Has weights and a `head_dim`, and no module inside that has."""
-    inside = [
-        m
-        for m in module.modules()
-        if isinstance(getattr(m, "head_dim", None), int) and any(True for _ in m.parameters())
-    ]
-    return inside == [module]
+def _head(module: nn.Module) -> int | None:
+    """How wide the heads are of a module that has matrices: its `head_dim`, or d where it scales logits by d^-1/2.
+
+    Of modules inside one another the innermost that says so.
+    """
+    saying = [m for m in module.modules() if _said(m) is not None and any(p.ndim > 1 for p in m.parameters())]
+    return _said(module) if saying == [module] else None
+
+
+def _said(module: nn.Module) -> int | None:
+    told = getattr(module, "head_dim", None)
+    if isinstance(told, int):
+        return told
+    for name in SCALES:
+        scale = getattr(module, name, None)
+        if isinstance(scale, float) and 0 < scale < 1 and math.isclose(round(scale**-2) ** -0.5, scale):
+            return round(scale**-2)
+    return None

@@ -17,6 +17,7 @@ from tuner.scale import Scale
 WRONG = 0.5  # the smallest power that is wrong
 TOLERANCE = WRONG / 2
 LEVEL = 0.9  # of the intervals of slopes
+OF_TENSORS = ("effect", "decay", "norm")
 NEGLIGIBLE = 1e-3  # an effect below this share of its module's output at the smallest scale says nothing
 
 
@@ -110,7 +111,7 @@ def _owner(key: tuple[str, str], place: Mapping[str, int]) -> str:
     """The module that a quantity is of: of a tensor, the one that has it."""
     name, quantity = key
     owner = name.rpartition(".")[0]
-    return owner if quantity.startswith(("effect", "decay")) and owner in place else name
+    return owner if quantity.startswith(OF_TENSORS) and owner in place else name
 
 
 def _at_smallest(found: Sequence[Measured]) -> float:
@@ -120,7 +121,7 @@ def _at_smallest(found: Sequence[Measured]) -> float:
 
 def _inside_a_block(name: str, quantity: str) -> bool:
     """What is repeated over depth, but for what a whole block gives out."""
-    return "*." in name or (quantity.startswith(("effect", "decay")) and "*" in name)
+    return "*." in name or (quantity.startswith(OF_TENSORS) and "*" in name)
 
 
 def _fitted(found: Sequence[Measured], axes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
@@ -149,5 +150,7 @@ def _allowed(name: str, quantity: str, axis: str, found: Sequence[Measured]) -> 
     grows = len({m.entries for m in found}) > 1
     if name.rpartition(".")[2] == LOGITS:
         return -math.inf, -WRONG if grows and quantity == "size at the start" and axis != DEPTH else 0.0
+    if quantity.startswith("norm"):
+        return -math.inf, math.inf
     falls = quantity in ("loss", "effect through others") or (quantity.startswith("size") and not grows)
     return -math.inf if falls else 0.0, 0.0

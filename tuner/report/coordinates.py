@@ -22,6 +22,8 @@ QUANTITIES = {
     "effect through others": "The same, of tensors that others work on",
     "decay": "Learning rate times weight decay",
     "loss": "Loss",
+    "norm": "Spectral norms of matrices (not judged)",
+    "norm of change": "Spectral norms of what training changed (not judged)",
 }
 HEAD = ("", "of", "along", "slope", "90 %", "")
 
@@ -69,6 +71,8 @@ def _panel(checked: Coordinates, quantity: str, axis: str) -> Panel | None:
     }
     bad = [s.name for s in judged if s.verdict != "pass"]
     note = f"Not as they must be: {', '.join(bad[:3])}{' and more' if len(bad) > 3 else ''}." if bad else "As must be."
+    if quantity.startswith("norm"):
+        note = "Under muP a square hidden matrix, and its change, keep their norm."
     return Panel(QUANTITIES[quantity], note, data, layout)
 
 
