@@ -28,7 +28,7 @@ from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit
 from tuner.surrogate.mean import undrifted
 from tuner.surrogate.optimum import Moments, Points
-from tuner.trial import NOT_JUDGED, Observation, Proposal, Recommendation
+from tuner.trial import Observation, Proposal, Recommendation
 
 Array = NDArray[np.float64]
 
@@ -242,7 +242,7 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: fl
         drift={
             name: {axis: drift[axis][name] for axis in problem.axes if name in drift[axis]} for name in problem.space
         },
-        reasons=(*NOT_JUDGED, *_beyond_the_runs(problem, fitted, points.inputs[best])),
+        reasons=tuple(_beyond_the_runs(problem, fitted, points.inputs[best])),
     )
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from types import TracebackType
@@ -26,6 +27,7 @@ from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Recor
 from tuner.runs import Run
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
+from tuner.transfer import judge
 from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
@@ -377,7 +379,7 @@ class Study:
     # The answer
 
     def recommend(self) -> Recommendation:
-        """The best hyperparameters at the target, raw, with what is known of them.
+        """The best hyperparameters at the target, raw, with what is known of them, and whether transfer holds.
 
         Raises:
             BadInput: no finished run with a finite loss.
@@ -386,7 +388,9 @@ class Study:
             broken = [e for e in self._broken if e.state == FAILED]
             why = f"{len(broken)} broke, {_last(broken)}" if broken else f"the record has {len(self.entries)} trials"
             raise BadInput(f"recommend: a finished trial is needed, {why}; run trials until one finishes")
-        return recommend(self.problem, self.observations, seed=self.seed)
+        answer = recommend(self.problem, self.observations, seed=self.seed)
+        told = judge(self.problem, self.observations, answer, seed=self.seed)
+        return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""

@@ -82,9 +82,6 @@ class Proposal:
     scale: Scale
 
 
-NOT_JUDGED = ("whether transfer holds here was not judged; a run at the target is the check",)
-
-
 @dataclass(frozen=True)
 class Recommendation:
     """The answer at the target scale; hyperparameters are raw there.
@@ -98,8 +95,8 @@ class Recommendation:
         expected_regret: expected loss at `params` minus the expected smallest loss, in loss units.
         noise: standard deviation of one run there, in loss units.
         drift: d ln(raw optimum) / d ln(axis), per hyperparameter and axis: (mean, low, high) of its 90 % interval.
-        verdict: "transfer", "corrected", "direct" or "undetermined".
-        reasons: why that verdict.
+        verdict: of `tuner.transfer`: "transfer", "corrected" or "undetermined".
+        reasons: why, and what else is to be known of the answer.
     """
 
     params: Params
@@ -110,7 +107,7 @@ class Recommendation:
     noise: float
     drift: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     verdict: str = "undetermined"
-    reasons: tuple[str, ...] = NOT_JUDGED
+    reasons: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The fields of the `--json` contract."""

@@ -1,0 +1,96 @@
+"""Claims about the verdict: rates, gaps and the word, against landscapes whose truth is a formula."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tuner import engine
+from tuner.parametrization import applied, preset
+from tuner.problem import Problem
+from tuner.scale import Scale
+from tuner.space import Float, SearchSpace
+from tuner.transfer import DRAWS, Span, _exponent, _pace, judge
+from tuner.trial import Observation
+
+SPACE = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)})
+TARGET, WIDTHS = Scale(width=512), (32, 64, 128)
+NOISE = 0.002
+
+
+def study(drift=0.0, rule=None, widths=WIDTHS, runs=9, best=3e-3, around=None):
+    """Runs spread over one hyperparameter, whose optimum at the target is `best` and goes as width^drift."""
+    proxies = tuple(Scale(width=w) for w in widths)
+    problem = Problem(SPACE, TARGET, proxies, TARGET, rule or applied("mup-adamw"), lambda p, s: s["width"] ** 2)
+    rng = np.random.default_rng(0)
+    observations = []
+    for scale in proxies:
+        ln_best = math.log(best) + drift * math.log(scale["width"] / TARGET["width"])
+        for k in range(runs):
+            lr = (around or math.exp(ln_best)) * math.exp(0.4 * (k - runs // 2))
+            loss = 1 + scale["width"] ** -0.5 + 0.1 * (math.log(lr) - ln_best) ** 2 + NOISE * rng.standard_normal()
+            observations.append(Observation({"lr": lr}, scale, loss, problem.cost({"lr": lr}, scale)))
+    return problem, observations
+
+
+def told(problem, observations):
+    answer = engine.recommend(problem, observations)
+    return answer, judge(problem, observations, answer)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 2.5])
+def test_an_exponent_is_that_of_gaps_relative_to_the_target(alpha):
+    """Exactly, but for the grid of exponents, whose neighbours are 3.7 % apart."""
+    ratios = np.array([1 / 16, 1 / 8, 1 / 4])
+    gaps = 3.0 * np.tile((ratios**-alpha - 1)[:, None], (1, DRAWS))
+    assert _exponent(gaps, ratios) == pytest.approx(alpha, rel=0.02)
+
+
+def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies():
+    assert _pace(Span(0.9, 0.55, 1.4)) == "fast"
+    assert _pace(Span(0.52, 0.4, 0.7)) == "weak"
+    assert _pace(Span(0.6, 0.4, 0.9)) == "undetermined"
+    assert _pace(None) == "undetermined"
+
+
+def test_an_optimum_that_stays_transfers_and_the_gaps_are_those_of_the_formula():
+    _, judged = told(*study())
+    assert judged.verdict == "transfer"
+    for gap in judged.gaps:
+        truth = gap.scale["width"] ** -0.5 - TARGET["width"] ** -0.5
+        half = (gap.loss.high - gap.loss.low) / 2  # 1.645 deviations: the truth is within three
+        assert abs(gap.loss.middle - truth) < 3 / 1.645 * half
+        assert gap.within > 0.9
+        assert gap.rank > 0.9
+    assert "unchanged in base coordinates, loses" in judged.reasons[0]
+
+
+def test_a_drift_is_never_transfer_where_base_coordinates_are_raw():
+    """By width^-1, as under the standard parametrization: at a quarter of the target's width a factor 4."""
+    _, judged = told(*study(drift=-1.0, rule=preset("sp-adamw")))
+    assert judged.verdict != "transfer"
+    largest = judged.gaps[-1]
+    assert largest.within < 0.1
+    assert largest.copied.low < 0.1 * math.log(4) ** 2 < largest.copied.high
+    assert largest.optimum.low < math.log(4) < largest.optimum.high
+    assert any("lr as width^-" in reason for reason in judged.reasons)
+
+
+def test_two_scales_are_undetermined_and_the_run_that_is_missing_is_named():
+    problem, observations = study(widths=(32, 64))
+    _, judged = told(problem, observations)
+    assert (judged.verdict, judged.gaps) == ("undetermined", ())
+    assert "3 runs with a finite loss at each of 3 scales" in judged.reasons[0]
+    assert "run 3 at width 512" in judged.reasons[0]
+    problem, observations = study()
+    _, judged = told(problem, observations[:20])  # 9, 9 and 2
+    assert "there are 9 at width 32, 9 at width 64, 2 at width 128: run 1 at width 128" in judged.reasons[0]
+
+
+def test_an_optimum_at_the_end_of_the_range_says_which_bound_to_widen_and_to_what():
+    _, judged = told(*study(best=0.5, around=0.1 * math.exp(-1.6)))
+    assert judged.verdict == "undetermined"
+    assert (
+        "the optimum of lr lies at the high end of its range at every scale, 0.1: widen it to 0.562"
+        in judged.reasons[0]
+    )
