@@ -27,9 +27,8 @@ from tuner.study import Study
 from tuner.trial import Recommendation
 
 VERDICTS = {
-    "transfer": "the optimum of the small runs holds at the target",
-    "corrected": "the optimum moves with scale, and the recommendation is corrected for it",
-    "direct": "small runs do not tell enough here; tune at the target",
+    "transfer": "the best setting of the small runs will do at the target as it is",
+    "corrected": "the recommendation will do at the target; the best setting of the small runs would not, or may not",
     "undetermined": "the record does not say yet whether transfer can be trusted here",
 }
 
