@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from objectives.stacked import Network, slices
+from objectives.stacked import Network, trained
 from objectives.transformer import CharTransformer
 from tuner.parametrization import over_data
 from tuner.scale import Scale
@@ -50,14 +50,14 @@ class BySGD(CharTransformer):
             factor = over_data("sgd", "lr", Scale(batch_size=self.size(scale)), Scale(batch_size=self.batch))
         for layer in network.layers():
             layer.weight.grad = torch.zeros_like(layer.weight)
-        groups = []
-        for k, (rate, decay) in enumerate(zip(lr, weight_decay, strict=True)):
-            members = []
-            for layer in network.layers():
-                member = slices(layer.weight, network.members)[k]
-                member.grad = layer.weight.grad[k]  # type: ignore[index]
-                members.append(member)
-            groups.append({"params": members, "lr": rate * factor, "weight_decay": decay})
+        groups = [
+            {
+                "params": [trained(layer.weight, network.members, k) for layer in network.layers()],
+                "lr": rate * factor,
+                "weight_decay": decay,
+            }
+            for k, (rate, decay) in enumerate(zip(lr, weight_decay, strict=True))
+        ]
         return torch.optim.SGD(groups, momentum=0.9)
 
 

@@ -116,7 +116,7 @@ def adamw(
     for k in range(len(lr)):
         alike: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
         for layer in network.layers():
-            alike[layer.rule.lr, layer.rule.weight_decay].append(_trained(layer.weight, network.members, k))
+            alike[layer.rule.lr, layer.rule.weight_decay].append(trained(layer.weight, network.members, k))
         groups += [
             {"params": tensors, "lr": lr[k] * rate, "weight_decay": weight_decay[k] * decay}
             for (rate, decay), tensors in alike.items()
@@ -124,7 +124,7 @@ def adamw(
     return torch.optim.AdamW(groups, betas=betas, eps=EPS, fused=True)
 
 
-def _trained(weight: nn.Parameter, members: Members, k: int) -> Tensor:
+def trained(weight: nn.Parameter, members: Members, k: int) -> Tensor:
     """What the optimizer updates: the parameter itself, or member k's view of it with its view of the gradient."""
     if not members:
         return weight

@@ -171,18 +171,25 @@ class _Landscape:
         lost: Array = there[:, k] - there.min(-1)
         return lost
 
+    def excess(self, s: int) -> Array:
+        """a: how far the optimum's loss at a scale lies above the target's, (draws,)."""
+        above: Array = self.losses[s].min(-1) - self.losses[-1].min(-1)
+        return above
+
+    def moved(self, problem: Problem, s: int) -> Array:
+        """b: how far the optimum at a scale lies from the target's, nats, (draws,)."""
+        nats = [0.0 if isinstance(d, Categorical) else problem.nats(name) for name, d in problem.space.items()]
+        away: Array = np.linalg.norm((self.pool[self.lowest[s]] - self.pool[self.lowest[-1]]) * np.array(nats), axis=1)
+        return away
+
     def gap(self, problem: Problem, s: int, scale: Scale, runs: int, noise: float) -> Gap:
-        here, there = self.lowest[s], self.lowest[-1]
-        target, draws = self.losses[-1], np.arange(DRAWS)
-        nats = np.array([0.0 if isinstance(d, Categorical) else problem.nats(n) for n, d in problem.space.items()])
-        best = target[draws, there]
-        copied = self.regret(int(self.means[s].argmin()))
+        target, copied = self.losses[-1], self.regret(int(self.means[s].argmin()))
         return Gap(
             scale,
             runs,
-            loss=Span.of(self.losses[s][draws, here] - best),
-            optimum=Span.of(np.linalg.norm((self.pool[here] - self.pool[there]) * nats, axis=1)),
-            regret=Span.of(target[draws, here] - best),
+            loss=Span.of(self.excess(s)),
+            optimum=Span.of(self.moved(problem, s)),
+            regret=Span.of(target[np.arange(DRAWS), self.lowest[s]] - target.min(-1)),
             copied=Span.of(copied),
             within=float((copied <= noise).mean()),
             rank=float(spearmanr(self.spread[s], self.spread[-1]).statistic),
@@ -191,12 +198,8 @@ class _Landscape:
     def exponents(self, problem: Problem, axis: str, scales: Sequence[Scale]) -> tuple[Span, Span, Span]:
         """alpha, beta and beta / alpha, of each draw's gaps relative to the target, which go as r^-alpha - 1."""
         ratios = np.array([scale[axis] / problem.target[axis] for scale in scales])
-        draws, best = np.arange(DRAWS), self.losses[-1].min(-1)
-        nats = np.array([0.0 if isinstance(d, Categorical) else problem.nats(n) for n, d in problem.space.items()])
-        a = np.array([np.abs(self.losses[s][draws, self.lowest[s]] - best) for s in range(len(scales))])
-        moved = [(self.pool[self.lowest[s]] - self.pool[self.lowest[-1]]) * nats for s in range(len(scales))]
-        b = np.linalg.norm(np.array(moved), axis=-1)
-        alpha, beta = (_exponent(gaps, ratios) for gaps in (a, b))
+        alpha = _exponent(np.array([np.abs(self.excess(s)) for s in range(len(scales))]), ratios)
+        beta = _exponent(np.array([self.moved(problem, s) for s in range(len(scales))]), ratios)
         return Span.of(alpha), Span.of(beta), Span.of(beta / alpha)
 
 
@@ -325,10 +328,10 @@ def _jump(problem: Problem, fitted: Fit, land: _Landscape) -> Iterator[str]:
         points = Points(fitted, problem.inputs(between, problem.target))
         mean, noise = points.mean.numpy(), float((fitted.weights @ points.noise).mean().sqrt())
     if mean.max() - max(mean[0], mean[-1]) > noise:
-        unit = fitted.processes.data.unit
+        top, end = fitted.processes.data.in_loss_units(torch.tensor([mean.max(), max(mean[0], mean[-1])])).tolist()
         yield (
             f"the optimum jumps: between that of the smallest scale and that of the target the loss rises by "
-            f"{unit * (mean.max() - max(mean[0], mean[-1])):.3g}, more than a run's noise; two basins compete: run "
+            f"{top - end:.3g}, more than a run's noise; two basins compete: run "
             "nearer to the target to see which wins there"
         )
 
