@@ -55,7 +55,6 @@ def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies(
     assert _pace(Span(0.9, 0.55, 1.4)) == "fast"
     assert _pace(Span(0.52, 0.4, 0.7)) == "weak"
     assert _pace(Span(0.6, 0.4, 0.9)) == "undetermined"
-    assert _pace(None) == "undetermined"
 
 
 def test_an_optimum_that_stays_transfers_and_the_gaps_are_those_of_the_formula():

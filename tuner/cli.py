@@ -300,6 +300,29 @@ def compare(
 
 
 @main.command()
+@study_file
+@click.option("--budget", type=float, help="Of the search, in target runs; default: the study file's.")
+@click.option("--assume", multiple=True, metavar="NAME=VALUE", help="In place of what runs say: alpha, ratio, gap, ...")
+@as_json
+@_command
+def breakeven(study: str, budget: float | None, assume: tuple[str, ...], as_json: bool) -> dict[str, Any] | None:
+    """Does searching small pay, and at which scale? From the runs there are, or from assumptions before any."""
+    from tuner.breakeven import Assumptions
+    from tuner.opening import open_study
+    from tuner.record import exists
+    from tuner.report.terminal import at_sizes, console, crossing
+    from tuner.studyfile import read
+
+    file, assumed = read(study), Assumptions.read(assume) if assume else None
+    begun = file.objective is None or exists(file.storage, file.study.name)
+    with open_study(file, read_only=begun, in_memory=not begun) as opened:
+        told = opened.break_even(file.budget.target_runs if budget is None else budget, assumed)
+    console.print(at_sizes(told))
+    console.print(crossing(told))
+    return told.as_json() if as_json else None
+
+
+@main.command()
 @click.argument("family")
 @click.option("--parametrization", default="mup", show_default=True, help="Of the plan: sp, mup, spectral, ...")
 @click.option("--optimizer", default="adamw", show_default=True, help="Of the plan: sgd, adam, adamw, muon.")

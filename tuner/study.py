@@ -15,6 +15,7 @@ from itertools import accumulate
 from types import TracebackType
 from typing import Any, Literal
 
+from tuner.breakeven import Assumptions, BreakEven, Sizes
 from tuner.engine import recommend
 from tuner.errors import BadInput, is_number
 from tuner.execution import Serial, WorkerPool
@@ -27,10 +28,11 @@ from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Recor
 from tuner.runs import Run
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
-from tuner.transfer import judge
+from tuner.transfer import Transfer, judge
 from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
+MEASURED = "measured from the runs"
 STACK = 4  # trials of one scale that train together, where the objective can stack them
 BLIND = 0.1  # of the budget that is left: what trials proposed together, not knowing of one another, cost at most
 HOPELESS = 3  # trials that broke at every attempt, and none that did not: the objective is at fault
@@ -90,6 +92,7 @@ class Study:
         self.thought: list[float] = []
         self.dropped: Mapping[str, int] = {}
         self._seen: tuple[list[Entry] | None, list[Observation]] = None, []
+        self._told: tuple[list[Entry] | None, tuple[Recommendation, Transfer] | None] = None, None
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
         for entry in record.entries():
             if entry.state == RUNNING and not record.read_only:
@@ -384,13 +387,47 @@ class Study:
         Raises:
             BadInput: no finished run with a finite loss.
         """
+        answer, told = self._answered()
+        return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
+
+    def transfer(self) -> Transfer:
+        """Whether transfer holds here: gaps, rates, the verdict and its reasons.
+
+        Raises:
+            BadInput: no finished run with a finite loss.
+        """
+        return self._answered()[1]
+
+    def _answered(self) -> tuple[Recommendation, Transfer]:
+        """Once for every state of the record."""
         if not self.observations:
             broken = [e for e in self._broken if e.state == FAILED]
             why = f"{len(broken)} broke, {_last(broken)}" if broken else f"the record has {len(self.entries)} trials"
             raise BadInput(f"recommend: a finished trial is needed, {why}; run trials until one finishes")
-        answer = recommend(self.problem, self.observations, seed=self.seed)
-        told = judge(self.problem, self.observations, answer, seed=self.seed)
-        return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
+        entries, known = self._told
+        if entries is not self.entries or known is None:
+            answer = recommend(self.problem, self.observations, seed=self.seed)
+            known = answer, judge(self.problem, self.observations, answer, seed=self.seed)
+            self._told = self.entries, known
+        return known
+
+    def break_even(self, budget: float = 0.25, assumed: Assumptions | None = None) -> BreakEven:
+        """What a search of a budget (target runs) buys from below, and the same cost directly; where they cross.
+
+        By the constants that the runs show; where these do not show them yet, or on request, by what is assumed.
+
+        Raises:
+            BadInput: a bad budget, or no proxy that is smaller than the target.
+        """
+        checked_budget(budget)
+        sizes = Sizes.of(self.problem)
+        if assumed is None and any(not run.diverged for run in self.observations):
+            answer, told = self._answered()
+            if told.law is not None:
+                return BreakEven.of(self.problem, told.law, sizes, budget, answer.noise, MEASURED)
+        assumed = assumed or Assumptions()
+        law = assumed.law(self.problem, sizes)
+        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, f"assumed: {assumed}")
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""

@@ -16,7 +16,8 @@ is more than one run's noise there: less could not be told from nothing.
 |--------------|------------------------------------------------------------------------------------------------|
 | transfer     | the setting that is best at the largest proxy, unchanged in base coordinates, loses nothing    |
 | corrected    | the recommendation loses nothing; the unchanged setting does, or may                           |
-| undetermined | neither, or the runs contradict each other (`_doubts`), or are at fewer than three scales      |
+| direct       | neither; and tuning the target itself to a run's noise costs less than from below (breakeven)  |
+| undetermined | none of these, or the runs contradict each other (`_doubts`), or are at fewer than three scales |
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import comb
 from scipy.stats import spearmanr
 
+from tuner.breakeven import SURE, Law, Sizes, Span, searched
+from tuner.engine import propose
 from tuner.parametrization import PRESETS
 from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread
 from tuner.problem import Problem
@@ -41,8 +45,6 @@ from tuner.trial import Observation, Recommendation
 
 Array = NDArray[np.float64]
 
-SURE = 0.9  # the level of every interval here: a verdict is wrong one time in ten where the surrogate is calibrated
-TAILS = ((1 - SURE) / 2, (1 + SURE) / 2)
 FEWEST = 3  # scales: two optima can be joined by a line, and nothing bears out that it goes on
 ENOUGH = 3  # runs with a finite loss at a scale: as many as a parabola has coefficients
 SCALES = 4  # proxies that are looked at
@@ -51,24 +53,9 @@ DRAWS = 512  # of the landscape
 EDGE = 0.02  # of a range: an optimum nearer to its end lies there
 WIDEN = 0.25  # of a range, beyond an end at which the optimum lies
 EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 120))  # that a rate may have
+TINY = 1e-9  # a gap below which its logarithm means nothing
+SPREAD = (4, 8, 16, 32)  # runs of a search that spreads them, by which its constant is told
 FAST, WEAK = 0.5, 0.75  # beta / alpha: Proposition 2's worst case, and half way to smooth corrections, beta = alpha
-
-
-@dataclass(frozen=True)
-class Span:
-    """Posterior median and central 90 %."""
-
-    middle: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(draws: Array) -> Span:
-        low, middle, high = np.quantile(draws, [TAILS[0], 0.5, TAILS[1]])
-        return Span(float(middle), float(low), float(high))
-
-    def __str__(self) -> str:
-        return f"{self.middle:.3g} ({self.low:.3g} .. {self.high:.3g})"
 
 
 @dataclass(frozen=True)
@@ -98,26 +85,24 @@ class Transfer:
 
     Args:
         gaps: one a proxy that has runs enough, cheapest first.
-        alpha, beta, ratio: exponents of the gaps and beta / alpha; None where scale has several axes.
+        law: draws of the exponents and constants of the gaps; None where there is a single gap.
+        noise: deviation of one run at the target.
         verdict, reasons: one word, and why.
     """
 
     gaps: tuple[Gap, ...]
-    alpha: Span | None
-    beta: Span | None
-    ratio: Span | None
+    law: Law | None
+    noise: float
     verdict: str
     reasons: tuple[str, ...]
 
     @property
     def pace(self) -> str:
         """fast, weak or undetermined."""
-        return _pace(self.ratio)
+        return "undetermined" if self.law is None else _pace(Span.of(self.law.ratio))
 
 
-def _pace(ratio: Span | None) -> str:
-    if ratio is None:
-        return "undetermined"
+def _pace(ratio: Span) -> str:
     if ratio.low > FAST:
         return "fast"
     return "weak" if ratio.low <= FAST <= ratio.high < WEAK else "undetermined"
@@ -176,6 +161,12 @@ class _Landscape:
         above: Array = self.losses[s].min(-1) - self.losses[-1].min(-1)
         return above
 
+    def carried(self, s: int) -> Array:
+        """c: what the optimum at a scale loses at the target, (draws,)."""
+        target = self.losses[-1]
+        lost: Array = target[np.arange(len(target)), self.lowest[s]] - target.min(-1)
+        return lost
+
     def moved(self, problem: Problem, s: int) -> Array:
         """b: how far the optimum at a scale lies from the target's, nats, (draws,)."""
         nats = [0.0 if isinstance(d, Categorical) else problem.nats(name) for name, d in problem.space.items()]
@@ -183,30 +174,32 @@ class _Landscape:
         return away
 
     def gap(self, problem: Problem, s: int, scale: Scale, runs: int, noise: float) -> Gap:
-        target, copied = self.losses[-1], self.regret(int(self.means[s].argmin()))
+        copied = self.regret(int(self.means[s].argmin()))
         return Gap(
             scale,
             runs,
             loss=Span.of(self.excess(s)),
             optimum=Span.of(self.moved(problem, s)),
-            regret=Span.of(target[np.arange(DRAWS), self.lowest[s]] - target.min(-1)),
+            regret=Span.of(self.carried(s)),
             copied=Span.of(copied),
             within=float((copied <= noise).mean()),
             rank=float(spearmanr(self.spread[s], self.spread[-1]).statistic),
         )
 
-    def exponents(self, problem: Problem, axis: str, scales: Sequence[Scale]) -> tuple[Span, Span, Span]:
-        """alpha, beta and beta / alpha, of each draw's gaps relative to the target, which go as r^-alpha - 1."""
-        ratios = np.array([scale[axis] / problem.target[axis] for scale in scales])
-        alpha = _exponent(np.array([np.abs(self.excess(s)) for s in range(len(scales))]), ratios)
+    def law(self, problem: Problem, sizes: Sizes, scales: Sequence[Scale], search: Array) -> Law:
+        """Exponents and constants of each draw's gaps, and of a search that loses `search` (draws,) with one run."""
+        ratios = np.array([sizes(scale) for scale in scales])
+        excess = np.array([self.excess(s) for s in range(len(scales))])
+        alpha = _exponent(np.abs(excess), ratios)
         beta = _exponent(np.array([self.moved(problem, s) for s in range(len(scales))]), ratios)
-        return Span.of(alpha), Span.of(beta), Span.of(beta / alpha)
+        regrets = np.array([self.carried(s) for s in range(len(scales))])
+        return Law.of_gaps(searched(problem), sizes.r, ratios, excess, regrets, search, alpha, beta)
 
 
 def _exponent(gaps: Array, ratios: Array) -> Array:
     """The exponent of each draw of gaps (scales, draws), least squares in logs over a grid of exponents: (draws,)."""
     shapes = np.log(np.abs(ratios[:, None] ** -EXPONENTS - 1))  # (scales, exponents)
-    misses = np.log(np.maximum(gaps, 1e-9))[:, :, None] - shapes[:, None, :]
+    misses = np.log(np.maximum(gaps, TINY))[:, :, None] - shapes[:, None, :]
     found: Array = EXPONENTS[misses.var(0).argmin(-1)]
     return found
 
@@ -218,7 +211,7 @@ def judge(problem: Problem, observations: Sequence[Observation], answer: Recomme
     counts = {scale: len(group) for scale, group in runs.items()}
     told = [scale for scale in _by_cost(problem, counts) if counts[scale] >= ENOUGH]
     if len(told) < FEWEST:
-        return Transfer((), None, None, None, "undetermined", (_too_few(problem, counts),))
+        return Transfer((), None, answer.noise, "undetermined", (_too_few(problem, counts),))
     proxies = [scale for scale in told if scale != problem.target]
     proxies = [proxies[round(i)] for i in np.linspace(0, len(proxies) - 1, min(SCALES, len(proxies)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
@@ -227,12 +220,35 @@ def judge(problem: Problem, observations: Sequence[Observation], answer: Recomme
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = _Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
     gaps = tuple(land.gap(problem, s, scale, counts[scale], answer.noise) for s, scale in enumerate(proxies))
-    rates = land.exponents(problem, problem.axes[0], proxies) if len(problem.axes) == 1 and len(gaps) > 1 else None
-    alpha, beta, ratio = rates or (None, None, None)
+    sizes = Sizes.of(problem)
+    law = None
+    if len(gaps) > 1 and all(sizes(scale) < 1 for scale in proxies):
+        law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator))
     doubts = [*_at_the_border(problem, land), *_doubts(problem, land, proxies, answer), *_jump(problem, fitted, land)]
-    verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], _pace(ratio), answer)
-    reasons = [*doubts, *said, *_further(gaps, alpha, beta, ratio)]
-    return Transfer(gaps, alpha, beta, ratio, "undetermined" if doubts else verdict, tuple(reasons))
+    verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer)
+    if doubts:
+        verdict = "undetermined"
+    if verdict == "undetermined":
+        said += _settling(problem, observations, seed)
+    reasons = [*doubts, *said, *_further(gaps, law, sizes)]
+    return Transfer(gaps, law, answer.noise, verdict, tuple(reasons))
+
+
+def _search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> Array:
+    """A: what a search that spreads K runs over the space loses at the target is A K^(-2/h); draws, (draws,).
+
+    The expected least of K of the space-filling points' losses, over their subsets, less the least of all.
+    """
+    with torch.no_grad():
+        known = Points(fitted, problem.inputs(candidates(problem, fitted, problem.target, generator), problem.target))
+        losses = known.losses(*known.draws(DRAWS, generator)).numpy()
+    spread, h = np.sort(losses[:, :SCREEN], axis=1), searched(problem)
+    lost = []
+    for k in SPREAD:
+        chance = np.array([comb(SCREEN - 1 - i, k - 1) for i in range(SCREEN)]) / comb(SCREEN, k)
+        lost.append(np.log(np.maximum(spread @ chance - losses.min(1), TINY)) + 2 / h * np.log(k))
+    found: Array = np.exp(np.mean(lost, axis=0))
+    return found
 
 
 def _by_cost(problem: Problem, scales: Iterable[Scale]) -> list[Scale]:
@@ -336,7 +352,9 @@ def _jump(problem: Problem, fitted: Fit, land: _Landscape) -> Iterator[str]:
         )
 
 
-def _verdict(problem: Problem, lost: Array, gap: Gap, pace: str, answer: Recommendation) -> tuple[str, list[str]]:
+def _verdict(
+    problem: Problem, lost: Array, gap: Gap, law: Law | None, sizes: Sizes, answer: Recommendation
+) -> tuple[str, list[str]]:
     """The word, and the numbers behind it."""
     within = float((lost <= answer.noise).mean())
     said = [
@@ -345,11 +363,27 @@ def _verdict(problem: Problem, lost: Array, gap: Gap, pace: str, answer: Recomme
         f"the recommendation loses {Span.of(lost)}; within the noise with probability {within:.2f}",
     ]
     moved = _uncorrected(problem, answer)
-    if gap.within >= SURE and pace != "weak" and not moved:
+    weak = law is not None and _pace(Span.of(law.ratio)) == "weak"
+    if gap.within >= SURE and not weak and not moved:
         return "transfer", said
     if moved:
         said.append(f"base coordinates are raw ones here, and the optimum moves in them: {', '.join(moved)}")
-    return ("corrected" if within >= SURE else "undetermined"), said
+    if within >= SURE:
+        return "corrected", said
+    if law is not None and within <= 1 - SURE:
+        directly, below = law.to_reach(answer.noise, [sizes(scale) for scale in problem.proxies if sizes(scale) < 1])
+        if (directly < below).mean() >= SURE:
+            said.append(f"a run's noise is reached directly for {Span.of(directly)} target runs; from below for more")
+            return "direct", said
+    return "undetermined", said
+
+
+def _settling(problem: Problem, observations: Sequence[Observation], seed: int) -> Iterator[str]:
+    """The run that would teach most."""
+    for run in propose(problem, observations, seed=seed):
+        params = ", ".join(f"{name} {value:.3g}" for name, value in problem.to_raw(run.params, run.scale).items())
+        share = problem.cost(run.params, run.scale) / _cost(problem, problem.target)
+        yield f"the run that would teach most is {params} at {run.scale}, for {share:.2g} target runs"
 
 
 def _uncorrected(problem: Problem, answer: Recommendation) -> list[str]:
@@ -365,12 +399,16 @@ def _uncorrected(problem: Problem, answer: Recommendation) -> list[str]:
     ]
 
 
-def _further(gaps: Sequence[Gap], alpha: Span | None, beta: Span | None, ratio: Span | None) -> Iterator[str]:
+def _further(gaps: Sequence[Gap], law: Law | None, sizes: Sizes) -> Iterator[str]:
     """What else is known: the ranks, and the rates."""
     yield (
         f"settings rank at {gaps[0].scale} as at the target with a correlation of {gaps[0].rank:.2f}, at "
         f"{gaps[-1].scale} of {gaps[-1].rank:.2f}"
     )
-    if ratio is not None:
+    if law is not None:
+        ratio = Span.of(law.ratio)
         pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(ratio)]
-        yield f"alpha {alpha}, beta {beta}, beta / alpha {ratio}: transfer is fast above {FAST}; {pace}"
+        yield (
+            f"in {sizes.axis} alpha {Span.of(law.alpha)}, beta {Span.of(law.beta)}, beta / alpha {ratio}: transfer is "
+            f"fast above {FAST}; {pace}"
+        )

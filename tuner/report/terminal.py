@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tuner.breakeven import BreakEven, Span
 from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.mup.check import Coordinates
@@ -145,6 +146,37 @@ def checked(told: Coordinates) -> Table:
         table.add_row(*row)
     table.caption = "; ".join(told.reasons)
     return table
+
+
+def at_sizes(told: BreakEven) -> Table:
+    """What a search at each proxy would lose, and a direct one that costs as much."""
+    table = Table(title=f"{told.budget:g} target runs of search, and one run at {told.target}", title_justify="left")
+    for column in ("search at", "target runs a run", "runs", "bias of scale (90 %)", "search error", "loses together"):
+        table.add_column(column, justify="left" if column == "search at" else "right")
+    for line in told.lines:
+        name = f"{line.scale}{' (best)' if line.scale == told.best else ''}"
+        cells = [number(line.cost), number(math.floor(line.runs)), str(line.bias), str(line.error), str(line.loses)]
+        table.add_row(name, *cells)
+    table.add_row(
+        "the target itself", "1", number(math.floor(told.budget + 1)), "0", str(told.direct), str(told.direct)
+    )
+    return table
+
+
+def crossing(told: BreakEven) -> str:
+    """Where direct tuning becomes the better one, a line each."""
+    directly, below = told.to_noise
+    return "\n".join(
+        [
+            f"direct tuning loses less from {told.crossing} target runs in all on",
+            f"within a run's noise of {number(told.noise)}: directly after {directly} target runs, from below {below}",
+            f"best size to search at: {told.size} of the target's {told.sizes.axis}; of a tolerated regret "
+            f"{told.split} is best left to the bias of scale",
+            f"largest model worth training for {told.budget + 1:g} target runs: {told.largest} of the target's size",
+            f"alpha {Span.of(told.law.alpha)}, beta {Span.of(told.law.beta)}, a run costs size^{told.law.r:.2f}, "
+            f"{told.law.h} hyperparameters; {told.origin}",
+        ]
+    )
 
 
 @contextmanager

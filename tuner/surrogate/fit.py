@@ -26,8 +26,8 @@ from tuner.surrogate.tangent import Tangents
 
 logger = logging.getLogger(__name__)
 
-MEMBERS = 12
-DRAWS = 64
+MEMBERS = 24
+DRAWS = 128
 PART = 16  # processes evaluated at once: more no longer fit the cache
 CLIMB = {"maxiter": 120, "ftol": 1e-5, "maxcor": 30}
 LOW = -1e6  # log posterior of a draw whose covariance breaks down

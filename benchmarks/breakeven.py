@@ -1,0 +1,175 @@
+"""Where direct tuning overtakes a search from below: predicted from pilot runs, and as recorded runs say.
+
+    TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.breakeven --seeds 5
+
+Predicted: a search of the tuner spends 0.5 target runs on proxies, and `tuner.breakeven` takes its constants from that
+record. Measured: searches that draw K rows at random at one scale and keep the best, scored by the target's rows, 2,000
+draws for each K; from below at the proxy that loses least for its cost, the run at the target paid for. The crossing is
+the total from which on the direct search loses less on average; a loss within a run's noise counts as that noise. Ridge
+(width 8192, proxies 256 to 2048) is drawn anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+import tuner
+from benchmarks.recorded import problem
+from objectives.ridge import RandomFeatures
+from tuner.breakeven import Sizes, Span
+from tuner.engine import recommend
+from tuner.execution import settle_in
+from tuner.methods.transfer import Transfer
+from tuner.problem import Problem
+from tuner.replay import Replay
+from tuner.scale import Scale
+from tuner.space import Params
+from tuner.transfer import judge
+from tuner.trial import Observation
+
+PROBLEMS = ("ridge", "429M/22.7B", "268M/25B", "537M/10B", "protein", "segment")
+PILOT = 0.5  # target runs
+DRAWS, TOTALS = 2000, np.geomspace(1.01, 512, 80)
+RIDGE = Scale(width=8192), tuple(Scale(width=w) for w in (256, 512, 1024, 2048))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Recorded rows: scale -> their losses there, and what each loses at the target, relative; target runs of a run."""
+
+    rows: Mapping[Scale, tuple[np.ndarray, np.ndarray]]
+    costs: Mapping[Scale, float]
+    target: Scale
+
+    def lost(self, scale: Scale, runs: float, rng: np.random.Generator) -> float:
+        """Mean regret of the best of some rows; infinite for less than one."""
+        if runs < 1:
+            return math.inf
+        losses, regrets = self.rows[scale]
+        drawn = rng.integers(len(losses), size=(DRAWS, min(int(runs), 4096)))
+        return float(regrets[drawn[np.arange(DRAWS), losses[drawn].argmin(1)]].mean())
+
+    @cached_property
+    def curves(self) -> np.ndarray:
+        """What is lost directly and from below at each total: (totals, 2)."""
+        rng, proxies = np.random.default_rng(0), [s for s in self.rows if s != self.target]
+        below = [min(self.lost(s, (total - 1) / self.costs[s], rng) for s in proxies) for total in TOTALS]
+        return np.column_stack([[self.lost(self.target, total, rng) for total in TOTALS], below])
+
+    def crossing(self, noise: float) -> float:
+        directly, below = np.maximum(self.curves, noise).T
+        behind = np.flatnonzero(directly >= below)
+        return float(TOTALS[0]) if not len(behind) else float(np.append(TOTALS, np.inf)[behind[-1] + 1])
+
+
+def recorded(replay: Replay) -> Truth:
+    asked, table, truth = replay.problem, replay.table, replay.truth
+    rows = {}
+    for scale in (*asked.proxies, asked.target):
+        runs = [run for run in table.runs if run.scale == scale and math.isfinite(run.loss)]
+        answers = [asked.to_raw(asked.to_base(run.params, run.scale), asked.target) for run in runs]
+        scored = [truth.score(answer) for answer in answers]
+        smooth = truth.smooth is not None
+        regrets = [s["smooth_relative_regret"] if smooth else s["relative_regret"] for s in scored]
+        rows[scale] = np.array([run.loss for run in runs]), np.array(regrets, dtype=float)
+    whole = table.cost_at(asked.target)
+    return Truth(rows, {scale: table.cost_at(scale) / whole for scale in rows}, asked.target)
+
+
+def ridge_truth() -> Truth:
+    objective, (target, proxies) = RandomFeatures(), RIDGE
+    rng, best = np.random.default_rng(0), objective.optimum(target["width"])[1]
+    rows = {}
+    for scale in (*proxies, target):
+        ridges = objective.space["ridge"]
+        values = [float(ridges.decode(u)) for u in rng.random(1500)]
+        losses = [objective.risk(v, scale["width"]) + objective.noise * rng.standard_normal() for v in values]
+        rows[scale] = np.array(losses), np.array([objective.risk(v, target["width"]) / best - 1 for v in values])
+    whole = objective.cost({}, target)
+    return Truth(rows, {scale: objective.cost({}, scale) / whole for scale in rows}, target)
+
+
+@dataclass(frozen=True)
+class Pilot(Transfer):
+    """The tuner's search, of which only the runs are wanted."""
+
+    seen: list[Observation] = field(default_factory=list)
+
+    def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
+        return problem.to_raw(problem.space.middle, problem.target)
+
+    def known(self, problem: Problem, observations: Sequence[Observation], *, seed: int, level: float) -> None:
+        self.seen[:] = observations
+
+
+def predicted(name: str, seed: int) -> tuple[np.ndarray, float, str] | None:
+    """Draws of the crossing from a pilot search, the noise as the truth is told, and its verdict; None: no law."""
+    if name == "ridge":
+        objective, (target, proxies) = RandomFeatures(), RIDGE
+        with tuner.create_study(objective=objective, target=target, proxies=proxies, seed=seed) as study:
+            study.optimize(objective, PILOT)
+            asked, seen = study.problem, list(study.observations)
+            return _crossing(asked, seen, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        replay = Replay.of(problem(name, Path(folder)))
+        pilot = Pilot()
+        replay.run(pilot, seed, PILOT)
+        return _crossing(replay.problem, pilot.seen, seed)
+
+
+def _crossing(asked: Problem, seen: list[Observation], seed: int) -> tuple[np.ndarray, float, str] | None:
+    answer = recommend(asked, seen, seed=seed)
+    told = judge(asked, seen, answer, seed=seed)
+    if told.law is None:
+        return None
+    sizes = Sizes.of(asked)
+    below = [sizes(scale) for scale in asked.proxies if sizes(scale) < 1]
+    return told.law.break_even(below, answer.noise), answer.noise / abs(answer.loss), told.verdict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default=",".join(PROBLEMS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    chosen = parser.parse_args()
+    print("| problem | measured: median over seeds (quartiles) | predicted | ratio | covered | no law | verdicts |")
+    print("|---|---|---|---|---|---|---|")
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
+        for name in chosen.problems.split(","):
+            if name == "ridge":
+                truth = ridge_truth()
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    truth = recorded(Replay.of(problem(name, Path(folder))))
+            jobs = [pool.submit(predicted, name, seed) for seed in range(chosen.seeds)]
+            found = [told for job in jobs if (told := job.result()) is not None]
+            spans = [Span.of(draws) for draws, _, _ in found]
+            measured = [truth.crossing(noise) for _, noise, _ in found]
+            ratios = [s.middle / m if s.middle != m else 1.0 for s, m in zip(spans, measured, strict=True)]
+            covered = sum(s.low <= m <= s.high for s, m in zip(spans, measured, strict=True))
+            verdicts = " ".join(sorted(v for _, _, v in found))
+            cells = [quartiles(measured), quartiles([s.middle for s in spans]), quartiles(ratios)]
+            lacking = chosen.seeds - len(spans)
+            print(f"| {name} | {' | '.join(cells)} | {covered} of {len(spans)} | {lacking} | {verdicts} |", flush=True)
+
+
+def quartiles(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="nearest")
+    return f"{middle:.3g} ({low:.3g} .. {high:.3g})"
+
+
+if __name__ == "__main__":
+    main()
