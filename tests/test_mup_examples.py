@@ -111,6 +111,17 @@ def test_the_check_tells_a_plan_from_the_standard_parametrization(name, parametr
     assert told.verdict == "fail" if parametrization == "sp" else told.verdict != "fail", told.reasons
 
 
+def test_the_readme_s_plain_gpt_and_resnet_pass_their_check_and_learn(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    *_, code, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["Chars", "Images"]
+    for (_, verdict, loss), classes in zip(lines, (103, 4), strict=True):
+        assert verdict != "fail"
+        assert float(loss) < 0.8 * math.log(classes)  # of a guess
+
+
 def test_the_readme_s_study_of_an_unmodified_gpt2_tunes_the_rate_of_its_embeddings():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     *_, code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

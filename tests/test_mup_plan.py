@@ -39,7 +39,7 @@ def settings(model, groups):
 
 def test_the_python_of_the_readme_plans_a_model(capsys):
     readme = Path(__file__).parents[1] / "README.md"
-    _, code, _ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    _, code, *_ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     said: dict = {}
     exec(code, said)
     said["plan"].check(said["model"], said["optimizer"])
