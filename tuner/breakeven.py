@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -104,11 +104,11 @@ class Law:
 
     h: int
     r: float
-    search: Array
-    gap: Array
-    bias: Array
-    alpha: Array
-    beta: Array
+    search: Array = field(repr=False)
+    gap: Array = field(repr=False)
+    bias: Array = field(repr=False)
+    alpha: Array = field(repr=False)
+    beta: Array = field(repr=False)
 
     @staticmethod
     def of_gaps(
@@ -213,7 +213,7 @@ class Assumptions:
     @staticmethod
     def read(given: Sequence[str]) -> Assumptions:
         """From NAME=VALUE. Raises BadInput."""
-        names, found = [field.name for field in fields(Assumptions)], dict[str, float]()
+        names, found = [each.name for each in fields(Assumptions)], dict[str, float]()
         for item in given:
             name, _, value = item.partition("=")
             try:

@@ -23,7 +23,7 @@ is more than one run's noise there: less could not be told from nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,21 +80,39 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class AtScale:
+    """Losses at a scale, of its own optimum and of the smallest scale's: the main visual test of transfer.
+
+    Where the two fall alike, what is best small is best large (Ghosh, Wu and Bietti 2025, figure 6b).
+    """
+
+    scale: Scale
+    own: Span
+    smallest: Span
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Whether transfer holds, and by what.
 
     Args:
         gaps: one a proxy that has runs enough, cheapest first.
+        losses: at those proxies and the target.
+        tests: what each setting that was put to the test loses, in words.
+        sizes: what the exponents of the law are in.
         law: draws of the exponents and constants of the gaps; None where there is a single gap.
         noise: deviation of one run at the target.
         verdict, reasons: one word, and why.
     """
 
-    gaps: tuple[Gap, ...]
-    law: Law | None
-    noise: float
     verdict: str
     reasons: tuple[str, ...]
+    noise: float
+    sizes: Sizes
+    gaps: tuple[Gap, ...] = ()
+    losses: tuple[AtScale, ...] = ()
+    tests: Mapping[str, Span] = field(default_factory=dict)
+    law: Law | None = None
 
     @property
     def pace(self) -> str:
@@ -161,6 +179,10 @@ class _Landscape:
         above: Array = self.losses[s].min(-1) - self.losses[-1].min(-1)
         return above
 
+    def at(self, s: int, scale: Scale) -> AtScale:
+        """What its own optimum and that of the smallest scale reach at a scale."""
+        return AtScale(scale, Span.of(self.losses[s].min(-1)), Span.of(self.losses[s][:, self.means[0].argmin()]))
+
     def carried(self, s: int) -> Array:
         """c: what the optimum at a scale loses at the target, (draws,)."""
         target = self.losses[-1]
@@ -207,11 +229,12 @@ def _exponent(gaps: Array, ratios: Array) -> Array:
 @one_thread
 def judge(problem: Problem, observations: Sequence[Observation], answer: Recommendation, *, seed: int = 0) -> Transfer:
     """Whether transfer holds, by the runs that led to an answer."""
+    sizes = Sizes.of(problem)
     runs = by_scale(run.scale for run in observations if not run.diverged)
     counts = {scale: len(group) for scale, group in runs.items()}
     told = [scale for scale in _by_cost(problem, counts) if counts[scale] >= ENOUGH]
     if len(told) < FEWEST:
-        return Transfer((), None, answer.noise, "undetermined", (_too_few(problem, counts),))
+        return Transfer("undetermined", (_too_few(problem, counts),), answer.noise, sizes)
     proxies = [scale for scale in told if scale != problem.target]
     proxies = [proxies[round(i)] for i in np.linspace(0, len(proxies) - 1, min(SCALES, len(proxies)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
@@ -220,7 +243,6 @@ def judge(problem: Problem, observations: Sequence[Observation], answer: Recomme
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = _Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
     gaps = tuple(land.gap(problem, s, scale, counts[scale], answer.noise) for s, scale in enumerate(proxies))
-    sizes = Sizes.of(problem)
     law = None
     if len(gaps) > 1 and all(sizes(scale) < 1 for scale in proxies):
         law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator))
@@ -231,7 +253,12 @@ def judge(problem: Problem, observations: Sequence[Observation], answer: Recomme
     if verdict == "undetermined":
         said += _settling(problem, observations, seed)
     reasons = [*doubts, *said, *_further(gaps, law, sizes)]
-    return Transfer(gaps, law, answer.noise, verdict, tuple(reasons))
+    losses = tuple(land.at(s, scale) for s, scale in enumerate([*proxies, problem.target]))
+    tests = {"recommendation": Span.of(land.regret("answer")), f"best of {gaps[-1].scale}, as it is": gaps[-1].copied}
+    if "backtest" in land.named:
+        tests[f"{proxies[-1]} as told from below (there)"] = Span.of(land.regret("backtest", len(proxies) - 1))
+        tests[f"answer without {proxies[0]}"] = Span.of(land.regret("without the smallest"))
+    return Transfer(verdict, tuple(reasons), answer.noise, sizes, gaps, losses, tests, law)
 
 
 def _search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> Array:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.breakeven import Span
 from tuner.engine import LEVEL, landscape, optimum_path, recommend
 from tuner.problem import Problem
 from tuner.record import DIVERGED, FINISHED, Entry
@@ -23,6 +24,7 @@ from tuner.report.words import drift, number, prediction, text
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Params, Value
 from tuner.study import Study
+from tuner.transfer import Transfer
 from tuner.trial import Observation, Recommendation
 
 Array = NDArray[np.float64]
@@ -36,6 +38,7 @@ SLICE = 81  # points of a slice
 PREFIXES = 8  # of the record, for its history
 STOPS = 12  # scales along an axis, at most
 Z = 1.645  # central 90 % of a normal
+LEGEND = {"showlegend": True, "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}}
 
 
 @dataclass(frozen=True)
@@ -236,8 +239,7 @@ def _path_panel(view: View, name: str, axis: str, scales: list[Scale], draws: Ar
     title, x_axis = f"{name} over {axis}", _log_axis(xs, axis, _spaced([float(s[axis]) for s in view.colours]))
     if isinstance(dimension, Categorical):
         layout = _layout(x_axis, {"title": {"text": "probability of being best"}, "range": [-0.03, 1.03]})
-        layout |= {"showlegend": True, "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}}
-        return Panel(title, "", _shares(dimension, xs, draws), layout)
+        return Panel(title, "", _shares(dimension, xs, draws), layout | LEGEND)
     quantiles = np.quantile(draws, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     middle, low, high = (
         np.array([float(view.raw(name, q[i : i + 1], s)[0]) for i, s in enumerate(scales)]) for q in quantiles
@@ -295,6 +297,107 @@ def _best_of_each(view: View, name: str, axis: str) -> list[Trace]:
             value = float(view.moved(name, e.trial.params, scale, Scale({**view.problem.target, axis: scale[axis]})))
             traces.append(_points([float(scale[axis])], [value], [_told(e, name)], {**mark, "color": colour}))
     return traces
+
+
+# Whether transfer holds
+
+
+def transfer_panels(view: View) -> list[Panel]:
+    """Losses at each scale's own and at the smallest scale's optimum; the gaps; what was put to the test."""
+    told = view.study.transfer() if view.answer else None
+    if told is None or not told.losses:
+        return []
+    return [_laws_panel(view, told), _gaps_panel(view, told), _tests_panel(told)]
+
+
+def _size(told: Transfer, scale: Scale) -> float:
+    return 1.0 if scale == told.sizes.target else told.sizes(scale)
+
+
+def _over(told: Transfer, xs: Sequence[float]) -> dict[str, Any]:
+    return _log_axis(xs, f"{told.sizes.axis}, of the target's")
+
+
+def _whiskers(spans: Sequence[Span]) -> dict[str, Any]:
+    """Error bars to the ends of intervals."""
+    up, down = [s.high - s.middle for s in spans], [s.middle - s.low for s in spans]
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.2, "width": 4}
+
+
+def _spans(
+    name: str, xs: Sequence[float], spans: Sequence[Span], colour: str, symbol: str = "circle", line: bool = True
+) -> Trace:
+    marks = {"size": 9, "color": colour, "symbol": symbol}
+    told = [f"{name}: {span}" for span in spans]
+    trace = _points(xs, [s.middle for s in spans], list(map(text, told)), marks, "lines+markers" if line else "markers")
+    return {**trace, "name": text(name), "error_y": {**_whiskers(spans), "color": colour}}
+
+
+def _laws_panel(view: View, told: Transfer) -> Panel:
+    """The loss law at either optimum, with E + A s^-alpha fitted to the medians."""
+    xs = [_size(told, at.scale) for at in told.losses]
+    smallest = told.losses[0].scale
+    kinds = {
+        "its own optimum": ([at.own for at in told.losses], TARGET, "circle"),
+        f"the optimum of {smallest}": ([at.smallest for at in told.losses], CHOICES[1], "square-open"),
+    }
+    data, laws = [], []
+    for name, (spans, colour, symbol) in kinds.items():
+        data.append(_spans(name, xs, spans, colour, symbol, line=False))
+        if (law := _power_law(xs, [s.middle for s in spans])) is not None:
+            level, gain, alpha = law
+            along = np.geomspace(min(xs), max(xs), SLICE)
+            line = _points(along.tolist(), level + gain * along**-alpha, [], {"color": colour}, "lines")
+            data.append({**line, "showlegend": False, "hoverinfo": "skip"})
+            laws.append(f"{name}: {number(level)} + {number(gain)} s^-{number(alpha)}")
+    layout = _layout(_over(told, xs), {"title": {"text": "loss"}}) | LEGEND
+    return Panel("Loss law at either optimum", "; ".join(laws), data, layout)
+
+
+def _power_law(xs: Sequence[float], losses: Sequence[float]) -> tuple[float, float, float] | None:
+    """(E, A, alpha) of E + A x^-alpha, least squares over a grid of alpha; None of fewer than three points."""
+    if len(xs) < 3:
+        return None
+    fits = []
+    for alpha in np.linspace(0.05, 3.0, 119):
+        design = np.column_stack([np.ones(len(xs)), np.array(xs) ** -alpha])
+        (level, gain), *_ = np.linalg.lstsq(design, np.array(losses))
+        fits.append((float(np.square(design @ [level, gain] - losses).sum()), float(level), float(gain), float(alpha)))
+    return min(fits)[1:]
+
+
+def _gaps_panel(view: View, told: Transfer) -> Panel:
+    """a, b and c over scale; transfer is fast where b falls faster than the square root of a."""
+    xs = [_size(told, gap.scale) for gap in told.gaps]
+    losses = [Span(*(abs(v) for v in (g.loss.middle, g.loss.low, g.loss.high))) for g in told.gaps]
+    kinds = {
+        "a, what a smaller model loses": (losses, TARGET, "circle"),
+        "b, how far its optimum is away (nats)": ([g.optimum for g in told.gaps], TEAL, "diamond"),
+        "c, what its optimum loses at the target": ([g.regret for g in told.gaps], CHOICES[1], "square"),
+    }
+    data = [_spans(name, xs, *drawn) for name, drawn in kinds.items()]
+    first = told.gaps[0]
+    if first.loss.middle > 0:
+        fast = [first.optimum.middle * math.sqrt(abs(g.loss.middle) / first.loss.middle) for g in told.gaps]
+        line = _points(xs, fast, [], {"color": TEAL}, "lines", "dot")
+        data.append({**line, "name": "b falls faster than this: fast", "hoverinfo": "skip"})
+    ys = [y for trace in data for y in trace["y"] if y > 0] or [1.0]
+    note = "" if told.law is None else f"beta / alpha {Span.of(told.law.ratio)}: {told.pace}"
+    layout = _layout(_over(told, xs), {**_log_axis(ys, "gap"), "title": {"text": "gap to the target"}}) | LEGEND
+    return Panel("Gaps", note, data, layout)
+
+
+def _tests_panel(told: Transfer) -> Panel:
+    """What the settings that were put to the test lose, against the noise of one run."""
+    spans, rows = list(told.tests.values()), list(range(len(told.tests)))
+    hover = [f"{name}: {span}" for name, span in told.tests.items()]
+    marks = _points([s.middle for s in spans], rows, list(map(text, hover)), {"size": 9, "color": TARGET})
+    data = [{**marks, "error_x": {**_whiskers(spans), "color": TARGET}}]
+    labels = {"tickvals": rows, "ticktext": [text(name) for name in told.tests], "range": [len(rows) - 0.5, -0.5]}
+    layout = _layout({"title": {"text": "loses"}, "rangemode": "tozero"}, labels)
+    noise = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": told.noise, "x1": told.noise}
+    layout["shapes"] = [{**noise, "line": {"color": TEAL, "width": 1.5, "dash": "dash"}}]
+    return Panel("Put to the test", f"dashed: noise of one run, {number(told.noise)}", data, layout)
 
 
 # The answer as the record grew

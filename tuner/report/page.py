@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from tuner.errors import BadInput
 from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry
-from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels
+from tuner.report.figures import Panel, View, history_panels, loss_panels, path_panels, transfer_panels
 from tuner.report.words import bill, bill_headings, drift, number, prediction, span, text
 from tuner.space import Params
 from tuner.study import Study
@@ -29,6 +29,7 @@ from tuner.trial import Recommendation
 VERDICTS = {
     "transfer": "the best setting of the small runs will do at the target as it is",
     "corrected": "the recommendation will do at the target; the best setting of the small runs would not, or may not",
+    "direct": "neither will do, and tuning the target itself is cheaper than coming closer from below",
     "undetermined": "the record does not say yet whether transfer can be trusted here",
 }
 
@@ -74,6 +75,7 @@ def page(study: Study) -> str:
         _answer(view),
         _section("Loss against each hyperparameter", LOSS_HELP, _legend(view) + _plots(loss_panels(view), drawn)),
         _section("Path of the optimum over scale", PATH_HELP, _plots(path_panels(view), drawn)),
+        _section("Whether transfer holds", TRANSFER_HELP, _plots(transfer_panels(view), drawn)),
         _section("The answer as the record grew", HISTORY_HELP, _plots(history_panels(view), drawn)),
         _section("Trials", TRIALS_HELP, '<div class="scroll"><table id="table"></table></div>'),
     ]
@@ -250,6 +252,11 @@ LOSS_HELP = (
 PATH_HELP = (
     "Where the optimum is at each scale, raw values: posterior median and 90 %, other axes at the target. Points are "
     "the best single run of each scale, which noise moves too; teal is the recommendation and its interval."
+)
+TRANSFER_HELP = (
+    "Everything is read off joint draws of the landscape at every scale; bars are 90 %. Where the loss at the smallest "
+    "scale's optimum falls like the loss at each scale's own, what is best small is best large. Put to the test: what "
+    "the answer, the unchanged setting, and answers from a part of the runs would lose."
 )
 HISTORY_HELP = "The recommendation that the first trials alone would have given; bands are 90 %."
 TRIALS_HELP = "Raw values, as they were trained. A click on a heading sorts."

@@ -22,6 +22,7 @@ from torch import Tensor
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.prior import Prior
 from tuner.surrogate.process import Processes, Singular
+from tuner.surrogate.regression import regression
 from tuner.surrogate.tangent import Tangents
 
 logger = logging.getLogger(__name__)
@@ -90,16 +91,20 @@ def climb(frame: Frame, data: Data, starts: Sequence[Gaussian]) -> Gaussian | No
 
 
 def starts(frame: Frame, data: Data) -> list[Gaussian]:
-    """The prior's centre, and the belief that the bowl is all there is.
+    """The prior's centre, the belief that the bowl is all there is, and law and bowl by least squares.
 
     The posterior has a mode where the kernel explains everything and one where it is hardly needed; the climb from the
-    prior's centre often ends in the first when the second is higher.
+    prior's centre often ends in the first when the second is higher. With many runs it may also end where the law lies
+    far below them all, so that their noise is compressed away: what a plain regression says is then a better start.
     """
     prior = Prior.of(frame, data.spread)
     best = frame.summed(frame.split(data.inputs)[0][data.losses.argmin()])
     little = torch.tensor(0.02, dtype=DTYPE)
     plain = prior.near(shared=little, fading=little, bottom=0.5 + 0.8 * (best - 0.5), noise=5 * little)
-    return [replace(_whole(prior), mode=mode) for mode in (prior.near(), plain)]
+    modes = [prior.near(), plain]
+    if (told := regression(frame, data)) is not None:
+        modes.append(prior.near(shared=5 * little, fading=5 * little, **told))
+    return [replace(_whole(prior), mode=mode) for mode in modes]
 
 
 def spread(
