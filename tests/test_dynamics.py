@@ -1,0 +1,309 @@
+"""Claims about what a run reveals, against dense Hessians, explicit spectra, and brute force over examples."""
+
+import csv
+import itertools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tuner.dynamics import (
+    NoiseScale,
+    Trajectory,
+    Updates,
+    adam_edge,
+    adam_preconditioner,
+    critical_batch,
+    distance,
+    kappa_hat,
+    periods,
+    regime,
+    sharpness,
+    super_consistency,
+)
+
+X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.sin(X.sum(1, keepdim=True))
+
+
+def network(seed=0, width=7):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(5, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+    ).double()
+
+
+def loss(model):
+    return F.mse_loss(model(X), Y)
+
+
+def trained(model, steps=40, lr=0.02, watch=lambda: None):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+        watch()
+    return optimizer
+
+
+# the trajectory
+
+
+def test_parts_add_up_to_the_linearised_change_and_that_is_nearly_the_change():
+    model = network()
+    path = Trajectory(model, loss, decay=0.9, every=1)
+    start = loss(model).item()
+    trained(model, 200, lr=0.003, watch=path.step)
+    seen = path.result()
+    parts = seen.vectors + seen.components.sum(1)
+    np.testing.assert_allclose(parts, seen.linear, rtol=0, atol=1e-6 * np.abs(seen.linear).max())
+    assert seen.loss[0] == pytest.approx(start)
+    assert seen.linear.sum() == pytest.approx(seen.loss[-1] - seen.loss[0], rel=0.05)  # second order in a step
+    np.testing.assert_allclose(seen.top(7) + seen.residual(7), np.cumsum(seen.linear), atol=1e-12)
+    assert seen.totals[[0, -1]].tolist() == pytest.approx([seen.vectors.sum(), seen.linear.sum()])
+
+
+def test_components_are_the_eigenvalues_of_the_symmetric_alignment_of_every_matrix():
+    model = network(width=3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = dict(zip(before, torch.autograd.grad(loss(model), list(model.parameters())), strict=True))
+    path = Trajectory(model, loss, decay=0.0, every=1)
+    trained(model, 1, watch=path.step)
+    expected = np.zeros(3)
+    for name, p in model.named_parameters():
+        if p.dim() == 2 and 1 not in p.shape:
+            g, moved = gradients[name], p.detach() - before[name]
+            g, moved = (g, moved) if g.shape[1] <= g.shape[0] else (g.T, moved.T)
+            values = np.linalg.eigvalsh(((g.T @ moved + moved.T @ g) / 2).numpy())
+            expected += values[np.argsort(-np.abs(values))]
+    np.testing.assert_allclose(path.result().components[0], expected, rtol=1e-9)
+
+
+def test_to_be_watched_changes_nothing():
+    alone, watched = network(), network()
+    trained(alone)
+    path, moves = Trajectory(watched, loss, every=3), Updates(watched, every=4)
+    trained(watched, watch=lambda: (path.step(), moves.step()))
+    for p, q in zip(alone.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert path.result().steps.tolist() == list(range(3, 41, 3))
+
+
+def test_a_stack_of_one_and_a_convolution_are_matrices():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stacked, self.conv = nn.Parameter(torch.randn(1, 4, 3)), nn.Conv2d(1, 6, 2)
+
+        def forward(self):
+            return self.stacked.square().sum() + self.conv(torch.ones(1, 1, 3, 3)).square().sum()
+
+    model = Net()
+    path = Trajectory(model, lambda m: m(), decay=0.0, every=1)
+    with torch.no_grad():
+        model.stacked.mul_(0.9)
+    path.step()
+    seen = path.result()
+    assert seen.components.shape == (1, 3)  # the convolution has a single input: 6 rows of one number each, a vector
+    assert seen.linear.sum() == pytest.approx(seen.components.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"decay": 1.0}, {"decay": -0.1}, {"every": 0}])
+def test_a_bad_average_is_refused(given):
+    with pytest.raises(ValueError, match="trajectory: 0 <= decay"):
+        Trajectory(network(), loss, **given)
+
+
+# kappa
+
+
+AT = np.linspace(-1.0, 1.0, 9)
+
+
+def planted(width, tilt=0.0, common=4):
+    """The first `common` components are a bowl at 0.1 whatever the width; the others fall with width, tilted."""
+    bowl = -2.0 + (AT - 0.1) ** 2
+    first = bowl[:, None] * np.array([0.4, 0.3, 0.2, 0.1])[None, :common]
+    rest = (-0.02 * width / 8 - tilt * AT)[:, None] * np.ones((1, width - common)) / (width - common)
+    return np.concatenate([np.zeros((len(AT), 1)), np.cumsum(np.hstack([first, rest]), axis=1)], axis=1)
+
+
+def test_kappa_finds_the_part_that_widths_share():
+    small, large = planted(16), planted(64)
+    found = kappa_hat(AT, small, large)
+    assert found is not None
+    assert np.abs(found.top[0] - found.top[1]).max() < np.abs(small[:, -1] - large[:, -1]).max() / 5
+    assert found.residual.shape == (2, len(AT))
+    np.testing.assert_allclose(found.top + found.residual, [small[:, -1], large[:, -1]])
+    shift = abs(AT[small[:, -1].argmin()] - AT[large[:, -1].argmin()])
+    assert shift <= found.bound < 1.0
+
+
+def test_kappa_finds_nothing_where_what_is_not_shared_moves_the_optimum():
+    assert kappa_hat(AT, planted(16, tilt=0.0), planted(64, tilt=3.0), away=0.1) is None
+
+
+def test_kappa_needs_three_values():
+    with pytest.raises(ValueError, match="at least 3 increasing values"):
+        kappa_hat(AT[:2], planted(16)[:2], planted(64)[:2])
+
+
+# sharpness
+
+
+def dense(model):
+    names, shapes = zip(*((n, p.shape) for n, p in model.named_parameters()), strict=True)
+    sizes = [s.numel() for s in shapes]
+
+    def of(vector):
+        parts = {n: v.view(s) for n, v, s in zip(names, vector.split(sizes), shapes, strict=True)}
+        return F.mse_loss(torch.func.functional_call(model, parts, (X,)), Y)
+
+    return torch.func.hessian(of)(nn.utils.parameters_to_vector(model.parameters()).detach())
+
+
+def test_sharpness_is_that_of_the_dense_hessian():
+    model = network()
+    expected = torch.linalg.eigvalsh(dense(model)).flip(0)[:3].numpy()
+    np.testing.assert_allclose(sharpness(model, loss, 3, tolerance=1e-8), expected, rtol=1e-6)
+    assert sharpness(model, loss)[0] == pytest.approx(expected[0], rel=2e-3)
+
+
+def test_sharpness_under_adam_is_that_of_the_scaled_hessian():
+    model = network()
+    optimizer = trained(model, 20)
+    diagonal = adam_preconditioner(optimizer)
+    for p, found in diagonal.items():
+        corrected = optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**20)
+        assert torch.equal(found, corrected.sqrt() + 1e-8)
+    scale = torch.cat([diagonal[p].flatten() for p in model.parameters()]).rsqrt()
+    expected = torch.linalg.eigvalsh(scale[:, None] * dense(model) * scale).max()
+    assert sharpness(model, loss, preconditioner=diagonal, tolerance=1e-8)[0] == pytest.approx(float(expected))
+    assert adam_edge(0.01) == pytest.approx(3800)
+
+
+def test_sharpness_of_a_quadratic_of_two_numbers_is_its_curvature():
+    model = nn.Linear(1, 1).double()
+    quadratic = lambda m: 3 * m.weight.square().sum() + 0.5 * m.bias.square().sum()  # noqa: E731
+    assert sharpness(model, quadratic).tolist() == pytest.approx([6.0])
+
+
+def test_sharpness_refuses_what_it_cannot_find():
+    with pytest.raises(ValueError, match="between 1 and"):
+        sharpness(nn.Linear(1, 1), lambda m: m.weight.sum(), 2)
+    with pytest.raises(ValueError, match="must be finite"):
+        sharpness(network(), lambda m: loss(m) / 0)
+    with pytest.raises(ValueError, match="take a step first"):
+        adam_preconditioner(torch.optim.Adam(network().parameters()))
+
+
+def test_super_consistency_is_the_largest_ratio():
+    assert super_consistency([1.0, 2.0], [1.0, 2.2]) == pytest.approx(math.log(1.1))
+    assert math.isnan(super_consistency([1.0, -1.0], [1.0, 1.0]))
+
+
+# noise
+
+
+def test_the_noise_scale_is_that_of_all_examples_gradients():
+    """Brute force: one gradient an example; the estimate is a mean over steps, held to 4 of its standard errors."""
+    model, steps, size, count = network(), 3000, 2, 4
+    singly = [F.mse_loss(model(X[i : i + 1]), Y[i : i + 1]) for i in range(len(X))]
+    each = torch.stack(
+        [nn.utils.parameters_to_vector(torch.autograd.grad(one, list(model.parameters()))) for one in singly]
+    )
+    true_gradient = float(each.mean(0).square().sum())
+    true_variance = float(each.var(0, correction=0).sum())
+    watch = NoiseScale(model.parameters(), size, count, decay=0.999)
+    drawn = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        model.zero_grad()
+        for _ in range(count):
+            chosen = torch.randint(len(X), (size,), generator=drawn)
+            (F.mse_loss(model(X[chosen]), Y[chosen]) / count).backward()
+            watch.micro()
+        watch.step()
+    series = np.array(watch.series)
+    errors = series.std(0) / np.sqrt(steps)
+    np.testing.assert_array_less(np.abs(series.mean(0) - [true_gradient, true_variance]), 4 * errors)
+    memory = np.sqrt(1 / 1999)  # standard error of an average with this decay, in deviations of a step
+    assert abs(watch.variance - true_variance) < 4 * memory * series[:, 1].std() + 4 * errors[1]
+    assert watch.scale == watch.variance / watch.gradient
+
+
+def test_a_step_takes_all_its_micro_batches():
+    watch = NoiseScale(network().parameters(), 2, 3)
+    assert math.isnan(watch.gradient)
+    watch.micro()
+    with pytest.raises(ValueError, match="3 micro-batches make a step, got 1"):
+        watch.step()
+    with pytest.raises(ValueError, match="at least 2 micro-batches"):
+        NoiseScale(network().parameters(), 2, 1)
+
+
+def test_the_critical_batch_is_found_exactly_without_noise():
+    batches = np.array([16, 64, 256, 1024])
+    found = critical_batch(batches, 1000 * (1 + 200 / batches))
+    assert (found.steps, found.batch) == (pytest.approx(1000), pytest.approx(200))
+    assert found.examples == pytest.approx(200_000)
+    assert found.misfit < 1e-6
+    with pytest.raises(ValueError, match="three batch sizes"):
+        critical_batch([16, 64], [10, 5])
+
+
+@pytest.mark.skipif("TUNER_TABLES" not in os.environ, reason="no recorded tables: set TUNER_TABLES")
+def test_the_critical_batch_of_language_models_grows_with_their_size():
+    """Data of Zhang et al. 2025 (arXiv 2410.21676), five sizes, whose data grow with them; slower than they do."""
+    least: dict = {}
+    with (Path(os.environ["TUNER_TABLES"]) / "steps_to_target.csv").open() as file:
+        for row in csv.DictReader(file):
+            cell = least.setdefault(float(row["params"]), {})
+            batch, steps = float(row["batch_size"]), float(row["steps_to_target"])
+            cell[batch] = min(steps, cell.get(batch, math.inf))
+    found = {size: critical_batch(list(cell), list(cell.values())) for size, cell in least.items()}
+    assert len(found) == 5
+    assert all(fit.misfit < 0.1 for fit in found.values())
+    sizes = sorted(found)
+    for smaller, larger in itertools.pairwise(sizes):
+        assert 1 < found[larger].batch / found[smaller].batch < larger / smaller
+
+
+# regime, curves, updates
+
+
+def test_the_regime_turns_when_the_average_was_renewed_once():
+    assert periods(0.01, 0.1, 500) == pytest.approx(0.5)
+    assert (regime(0.01, 0.1, 999), regime(0.01, 0.1, 1001)) == ("lr", "lr x weight_decay")
+    assert periods([0.0, 0.01, 0.02], 0.5) == pytest.approx(0.015)
+    with pytest.raises(ValueError, match="one rate needs a number of steps"):
+        periods(0.01, 0.1)
+    with pytest.raises(ValueError, match="must not be negative"):
+        periods([-0.1], 0.1)
+
+
+def test_distance_is_relative_and_symmetric():
+    assert distance([1.0, 2.0], [1.0, 2.0]) == 0
+    assert distance([1.0, 1.0], [3.0, 3.0]) == distance([3.0, 3.0], [1.0, 1.0]) == pytest.approx(1.0)
+
+
+def test_updates_are_the_relative_change_of_a_step():
+    model = network()
+    moves = Updates(model, every=5)
+    sizes = []
+
+    def watch():
+        sizes.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        moves.step()
+
+    trained(model, 12, watch=watch)
+    assert moves.steps == [5, 10]
+    for name, found in moves.sizes.items():
+        for step, size in zip(moves.steps, found, strict=True):
+            before, after = sizes[step - 2][name], sizes[step - 1][name]
+            assert size == pytest.approx(float((after - before).norm() / before.norm()))

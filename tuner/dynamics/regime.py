@@ -1,0 +1,46 @@
+"""Whether the learning rate or its product with the weight decay matters: AdamW forgets at the rate lr x weight_decay.
+
+Its weights are an average of its updates over the last 1 / (lr x weight_decay) steps (Wang and Aitchison 2024). Until
+one such period has passed, runs of equal lr are alike, whatever their decay; from then on runs of equal lr x
+weight_decay are (Li et al. 2025, arXiv 2509.25049).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def periods(rates: Sequence[float] | float, weight_decay: float, steps: int | None = None) -> float:
+    """How many times the average was renewed: the sum of lr x weight_decay over the steps.
+
+    Args:
+        rates: of every step, or one for all of `steps`.
+
+    Raises:
+        ValueError: a rate or decay below zero, or a single rate without steps.
+    """
+    if isinstance(rates, (int, float)):
+        if steps is None:
+            raise ValueError("regime: one rate needs a number of steps, got none; give steps")
+        total = float(rates) * steps
+        least = float(rates)
+    else:
+        total, least = float(np.sum(rates)), float(np.min(rates)) if len(rates) else 0.0
+    if least < 0 or weight_decay < 0:
+        raise ValueError(
+            f"regime: rates and weight decay must not be negative, got {least} and {weight_decay}; correct"
+        )
+    return total * weight_decay
+
+
+def regime(rates: Sequence[float] | float, weight_decay: float, steps: int | None = None) -> str:
+    """ "lr" while less than one period has passed, "lr x weight_decay" from then on."""
+    return "lr" if periods(rates, weight_decay, steps) < 1 else "lr x weight_decay"
+
+
+def distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Mean distance of two curves at the same steps, relative to their mean size."""
+    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    return float(np.abs(a - b).mean() / (0.5 * (np.abs(a) + np.abs(b)).mean()))

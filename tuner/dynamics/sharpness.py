@@ -1,0 +1,107 @@
+"""The largest eigenvalues of the loss's Hessian: how large a step is stable, and whether two widths train alike.
+
+Full-batch gradient descent settles where the largest is 2 / lr, Adam where that of P^-1/2 H P^-1/2 is
+(2 + 2 beta1) / ((1 - beta1) lr), P = diag(v^1/2 + eps) with v bias-corrected (Cohen et al. 2021, 2022). Under muP the
+curve of the largest over training is the same at every width (super consistency, Noci et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parameters_to_vector
+
+Array = NDArray[np.float64]
+
+
+def sharpness(
+    model: nn.Module,
+    loss: Callable[[nn.Module], Tensor],
+    count: int = 1,
+    *,
+    preconditioner: Mapping[nn.Parameter, Tensor] | None = None,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> Array:
+    """The `count` largest eigenvalues (count,), largest first, by Lanczos on products of the Hessian with a vector.
+
+    Args:
+        loss: of the model on a fixed batch, a scalar tensor that can be differentiated twice.
+        preconditioner: P's diagonal for each parameter: eigenvalues of P^-1/2 H P^-1/2.
+        tolerance: of an eigenvalue, relative.
+
+    Raises:
+        ValueError: the model has fewer trainable numbers than eigenvalues are asked for, or a loss that is not finite.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    if not 1 <= count < size:
+        raise ValueError(f"sharpness: between 1 and {size - 1} eigenvalues can be found, got {count}; ask for fewer")
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
+        value = loss(model)
+        if not torch.isfinite(value):
+            raise ValueError(
+                f"sharpness: the loss must be finite, got {float(value.detach())}; look at an earlier step"
+            )
+        gradient = _flat(torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True))
+        scale = torch.ones_like(gradient.detach())
+        if preconditioner is not None:
+            scale = _flat([preconditioner[p] for p in parameters]).rsqrt()
+
+        def product(vector: Array) -> Array:
+            along = scale * torch.from_numpy(np.ravel(vector)).to(gradient)
+            found = torch.autograd.grad(gradient @ along, parameters, retain_graph=True, materialize_grads=True)
+            told: Array = (scale * _flat(found)).double().cpu().numpy()
+            return told
+
+        if size <= 2 * count + 1:  # too small for Lanczos
+            dense = np.stack([product(row) for row in np.eye(size)])
+            return np.sort(np.linalg.eigvalsh(0.5 * (dense + dense.T)).astype(np.float64))[::-1][:count]
+        start = np.random.default_rng(seed).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+        values = eigsh(operator, k=count, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    return np.sort(values)[::-1]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return parameters_to_vector([t.contiguous() for t in tensors])
+
+
+def adam_preconditioner(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, Tensor]:
+    """P's diagonal of every parameter that Adam or AdamW has stepped.
+
+    Raises:
+        ValueError: it has not stepped yet, or keeps no second moments.
+    """
+    found = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            if "exp_avg_sq" not in state:
+                raise ValueError("sharpness: Adam's second moments are needed, got none; take a step first")
+            corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+            found[p] = corrected.sqrt() + group["eps"]
+    return found
+
+
+def adam_edge(lr: float, beta1: float = 0.9) -> float:
+    """The preconditioned sharpness beyond which Adam's steps are not stable: 38 / lr for beta1 = 0.9."""
+    return (2 + 2 * beta1) / ((1 - beta1) * lr)
+
+
+def super_consistency(small: Sequence[float], large: Sequence[float]) -> float:
+    """max_t |ln s(t) - ln s'(t)| of two widths' sharpness at the same steps and base hyperparameters.
+
+    Below 0.2 or so where the parametrization keeps the regime. Not a number where a sharpness is not above zero.
+    """
+    pairs = list(zip(small, large, strict=True))
+    if not pairs or any(min(pair) <= 0 for pair in pairs):
+        return math.nan
+    return max(abs(math.log(a / b)) for a, b in pairs)
