@@ -125,8 +125,10 @@ def decomposition(workers: int) -> None:
                 kappa = "-" if found is None else f"{np.median(found.kappa):g}"
                 bound = "-" if found is None else f"{found.bound:.2f}"
                 rest = whole - top
-                print(f"| {w} | {math.exp(bottom(rates, whole)):.4f} | {whole[best]:.3f} | {top[best]:.3f} | "
-                      f"{rest[best]:.3f} | {np.ptp(rest):.3f} of {np.ptp(whole):.3f} | {kappa} | {bound} |", flush=True)  # fmt: skip
+                spread = f"{np.ptp(rest):.3f} of {np.ptp(whole):.3f}"
+                numbers = [f"{v[best]:.3f}" for v in (whole, top, rest)]
+                cells = [f"{w}", f"{math.exp(bottom(rates, whole)):.4f}", *numbers, spread, kappa, bound]
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 # invariance

@@ -145,14 +145,14 @@ class RandomFeatures:
         if set(scale) != {"width"}:
             raise ValueError(f"scale: the only axis is width, got {scale!r}; correct the axes")
         ridge, width = float(params["ridge"]), scale["width"]
-        loss = self.risk(ridge, width) + self.noise * _draw(seed, ridge, width)
+        loss = self.risk(ridge, width) + self.noise * drawn(seed, ridge, width)
         return Result(loss, self.cost(params, scale), time.perf_counter() - started)
 
     def train_many(self, trials: Sequence[Trial]) -> list[Result]:
         return [self(trial.params, trial.scale, trial.seed) for trial in trials]
 
 
-def _draw(seed: int, *point: float) -> float:
+def drawn(seed: int, *point: float) -> float:
     """A standard normal number for a seed and a point: another at another point, as of another training run."""
     words = np.array(point, dtype=np.float64).view(np.uint32)
     return float(np.random.default_rng([seed, *map(int, words)]).standard_normal())

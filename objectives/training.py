@@ -66,6 +66,7 @@ class TrainedObjective(ABC):
 
     space: ClassVar[SearchSpace]
     axes: ClassVar[tuple[str, ...]] = ("width", "batch_size", "steps")
+    fixed: ClassVar[dict[str, float]] = {"weight_decay": 0.0, "init_scale": 1.0}  # where they are not searched
 
     def __post_init__(self) -> None:
         known(self.parametrization)
@@ -125,6 +126,10 @@ class TrainedObjective(ABC):
         """AdamW with the parametrization's rules, weight decay from the middle of the space."""
         return self._optimizer(model, scale, [lr], [self._middle("weight_decay")])
 
+    def course(self, step: int, steps: int) -> float:
+        """Learning rate at a step, as a fraction of its peak."""
+        return schedule(step, steps)
+
     def size(self, scale: Scale) -> int:
         """Examples in a minibatch at a scale."""
         return int(scale.get("batch_size", self.batch))
@@ -141,7 +146,8 @@ class TrainedObjective(ABC):
 
     def _train(self, scale: Scale, trials: Sequence[Trial]) -> Network:
         members, seeds = (len(trials),), [t.seed for t in trials]
-        lr, decay, init_scale = ([float(t.params[n]) for t in trials] for n in ("lr", "weight_decay", "init_scale"))
+        settings = [{**self.fixed, **t.params} for t in trials]
+        lr, decay, init_scale = ([float(s[n]) for s in settings] for n in ("lr", "weight_decay", "init_scale"))
         network = self.network(scale, members).to(device(), DTYPES[self.dtype])
         initialise(network, seeds, init_scale)
         optimizer = self._optimizer(network, scale, lr, decay)
@@ -149,7 +155,7 @@ class TrainedObjective(ABC):
         steps = self.length(scale)
         for step, batch in enumerate(self.batches(seeds, steps, self.size(scale))):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * schedule(step, steps)
+                group["lr"] = peak * self.course(step, steps)
             network.zero_grad(set_to_none=False)
             self.losses(network, batch).sum().backward()  # the gradient of a sum: each member has its own, unmixed
             optimizer.step()
@@ -191,4 +197,4 @@ class TrainedObjective(ABC):
         return scale
 
     def _middle(self, name: str) -> float:
-        return float(self.space[name].decode(0.5))
+        return float(self.space[name].decode(0.5)) if name in self.space else self.fixed[name]

@@ -13,9 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import objectives
-from objectives import mlp, training, transformer
+from objectives import mlp, shallow, training, transformer
 from objectives.mlp import DigitsMLP, TeacherMLP
+from objectives.quadratic import NoisyQuadratic
 from objectives.ridge import RandomFeatures
+from objectives.shallow import Ball, DeepLinear, Index
 from objectives.stacked import initialise
 from objectives.training import schedule
 from objectives.transformer import CharTransformer, text
@@ -29,8 +31,11 @@ TRAINED = {
     "digits-sp": DigitsMLP("sp-adamw", steps=12, batch=16),
     "transformer-sp": CharTransformer("sp-adamw", steps=12, batch=2, context=16),
     "transformer-completedp": CharTransformer("completedp-adamw", steps=12, batch=2, context=16),
+    "ball": Ball(steps=12, batch=16),
+    "index": Index(steps=12, batch=16),
+    "deep linear": DeepLinear(steps=12, batch=16),
 }
-ALL = {**TRAINED, "ridge": RandomFeatures()}
+ALL = {**TRAINED, "ridge": RandomFeatures(), "quadratic": NoisyQuadratic(steps=30)}
 SMALL = Scale(width=16)
 WIDER = Scale(width=32)
 
@@ -117,7 +122,7 @@ def test_no_trials_train_to_no_results(objective):
 def test_an_accelerator_and_the_processor_train_the_same_network(objective, monkeypatch):
     precise = dataclasses.replace(objective, dtype="float64")
     there = precise(point(precise), SMALL, 0)
-    for module in (mlp, training, transformer):
+    for module in (mlp, shallow, training, transformer):
         monkeypatch.setattr(module, "device", lambda: torch.device("cpu"))
     assert precise(point(precise), SMALL, 0).loss == pytest.approx(there.loss, rel=1e-6)
 
@@ -174,7 +179,7 @@ def test_a_lone_network_is_the_stacks_member(objective):
     middle = point(objective)
     trained = objective._train(SMALL, [Trial(0, middle, SMALL, seed=5)])
     lone = objective.build(SMALL)
-    initialise(lone, [5], [middle["init_scale"]])
+    initialise(lone, [5], [middle.get("init_scale", 1.0)])
     optimizer = objective.optimizer(lone, SMALL, middle["lr"])
     objective.loss(lone, 5).backward()
     optimizer.step()
@@ -333,6 +338,62 @@ def test_a_prediction_does_not_see_the_characters_that_follow():
 def test_an_untrained_transformer_is_uniform_over_the_vocabulary():
     untrained = CharTransformer().loss(CharTransformer().build(SMALL), 0).item()
     assert untrained == pytest.approx(math.log(text()[2]), abs=1e-4)
+
+
+# ---------------------------------------------------------------- families of which theory says something
+
+
+def test_half_of_the_points_lie_outside_the_ball():
+    """Held to 4 standard errors of 8192 coins."""
+    (_, y), *_ = Ball().held_out()
+    assert abs(float(y.mean()) - 0.5) < 4 * 0.5 / 8192**0.5
+
+
+def test_the_index_is_the_root_mean_square_of_k_inputs_of_variance_4_over_d():
+    """E y^2 = d / 4k * k * 4 / d = 1; the deviation of y^2 is (2 / k)^1/2."""
+    objective = Index(inputs=16, indices=4)
+    (x, y), *_ = objective.held_out()
+    torch.testing.assert_close(y[:, 0] ** 2, x[:, :4].square().sum(1))  # d / 4k = 1
+    assert abs(float(y.square().mean()) - 1) < 4 * (2 / 4) ** 0.5 / 8192**0.5
+    assert float(x[:, -1].min()) == float(x[:, -1].max()) == 1  # what makes the first layer's biases
+
+
+def test_the_last_layers_own_rate_multiplies_it_alone():
+    own, shared = (rates(Index(readout_rate=r), 256) for r in (0.02, 1.0))
+    assert own["first.weight"] == shared["first.weight"]
+    assert own["readout.weight"][0] == pytest.approx(0.02 * shared["readout.weight"][0])
+
+
+def test_without_momentum_the_noisy_quadratic_has_the_risk_of_a_geometric_sum():
+    objective, lr, batch, steps, d = NoisyQuadratic(), 0.7, 8.0, 37, 50
+    h = 1 / np.arange(1, d + 1)
+    shrinks = (1 - lr * h) ** (2 * steps)
+    settled = lr**2 * h / batch / (1 - (1 - lr * h) ** 2)
+    assert objective.risk(lr, 0.0, batch, steps, d) == pytest.approx(0.5 * h @ (shrinks + (1 - shrinks) * settled))
+    assert objective.risk(3.0, 0.0, batch, 4000, d) > 1e100  # lr above 2 / h: it diverges
+
+
+def test_with_momentum_the_noisy_quadratic_is_what_a_simulation_gives():
+    """20,000 runs of one coordinate set; the risk to 4 standard errors."""
+    objective, lr, momentum, batch, steps, d = NoisyQuadratic(), 0.2, 0.8, 4.0, 25, 6
+    rng, h = np.random.default_rng(0), 1 / np.arange(1, d + 1)
+    w, v = np.ones((20_000, d)), np.zeros((20_000, d))
+    for _ in range(steps):
+        v = momentum * v + h * w + np.sqrt(h / batch) * rng.standard_normal(w.shape)
+        w = w - lr * v
+    risks = 0.5 * w**2 @ h
+    assert objective.risk(lr, momentum, batch, steps, d) == pytest.approx(
+        risks.mean(), abs=4 * risks.std() / 20_000**0.5
+    )
+
+
+def test_a_larger_batch_takes_a_larger_rate_until_curvature_holds_it():
+    """At equal steps: the best rate of the noisy quadratic rises with the batch and ends near 1 / h."""
+    objective, grid_of = NoisyQuadratic(), np.geomspace(1e-3, 3.0, 60)
+    best = [grid_of[np.argmin([objective.risk(lr, 0.0, b, 200, 100) for lr in grid_of])] for b in (1, 16, 256, 4096)]
+    assert best == sorted(best)
+    assert best[1] > 2 * best[0]
+    assert 0.5 < best[-1] < 2
 
 
 # ---------------------------------------------------------------- the study files
