@@ -12,7 +12,7 @@
 |              | its first k directions, (d sum_{i<=k} x_i^2 / 4k)^1/2   | down, once                               |
 | `DeepLinear` | L linear layers; y = b.x and noise                      | muP: the best rate has a limit, not zero |
 
-The first two: Ghosh, Wu and Bietti 2025 (arXiv 2512.22768), section 3.2 and appendix D.1, with d = 64, B = 256, T = 2^14,
+The first two: Ghosh, Wu, Bietti 2025 (arXiv 2512.22768), section 3.2 and appendix D.1, with d = 64, B = 256, T = 2^14,
 widths to 16384, cross-entropy and squared error, Adam at a constant rate; there the jump is at widths 5800 to 8192,
 and dividing the second layer's rate by 50 repairs it. The third: Hayou 2025 (arXiv 2511.01734). The defaults are a size
 for a processor; the papers' is `Ball(inputs=64, batch=256, steps=2**14)`, `Index(inputs=64, indices=15, ...)`. A first

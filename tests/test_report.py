@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tuner.errors import BadInput
 from tuner.report.figures import View, history_panels, loss_panels, path_panels
 from tuner.report.page import page, write
 from tuner.report.words import number
+from tuner.runs import Run
 
 EVIL = "</script><script>alert('<b>')</script>"
 
@@ -259,3 +262,29 @@ def test_a_failure_while_writing_leaves_the_old_page(tmp_path):
 )
 def test_numbers_are_for_people(value, text):
     assert number(value) == text
+
+
+# In a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OFF = ("gpu", "quic", "background-networking", "component-update", "sync")  # what would ask other hosts
+QUIET = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in OFF)]
+LOGGED = ["--virtual-time-budget=10000", "--enable-logging=stderr"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_browser_draws_every_figure_of_a_study_without_an_error_and_asks_nobody(tmp_path):
+    """Of a study whose verdict has figures: what the browser logs, and the document as it stands afterwards."""
+    with small(proxies=[tuner.Scale(width=w) for w in (8, 16, 32)]) as study:
+        runs = [(0.01 * math.exp(0.5 * (k % 4 - 1.5)), study.problem.proxies[k // 4], k) for k in range(12)]
+        study.add([Run({"lr": lr}, scale, bowl({"lr": lr}, scale, k), 1.0) for lr, scale, k in runs])
+        assert study.transfer().losses
+        write(study, tmp_path / "report.html")
+    profile, page_ = f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/report.html"
+    command = [CHROMIUM, *QUIET, *LOGGED, profile, "--dump-dom", page_]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    drawn = Page(shown.stdout)
+    assert len(drawn.islands["figures"]) == drawn.tags.count("figure") == 7
+    assert shown.stdout.count("js-plotly-plot") >= 7
+    said = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    assert said == []  # errors of scripts, and every request that the policy refused
