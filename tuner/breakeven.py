@@ -210,6 +210,11 @@ class Assumptions:
     drift: float | None = None
     noise: float = 0.002
 
+    def __str__(self) -> str:
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        told = {**given, "drift": "the preset's prior" if self.drift is None else self.drift}
+        return ", ".join(f"{name} {value}" for name, value in told.items())
+
     @staticmethod
     def read(given: Sequence[str]) -> Assumptions:
         """From NAME=VALUE. Raises BadInput."""

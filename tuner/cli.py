@@ -308,14 +308,12 @@ def compare(
 def breakeven(study: str, budget: float | None, assume: tuple[str, ...], as_json: bool) -> dict[str, Any] | None:
     """Does searching small pay, and at which scale? From the runs there are, or from assumptions before any."""
     from tuner.breakeven import Assumptions
-    from tuner.opening import open_study
-    from tuner.record import exists
+    from tuner.opening import open_pilot
     from tuner.report.terminal import at_sizes, console, crossing
     from tuner.studyfile import read
 
     file, assumed = read(study), Assumptions.read(assume) if assume else None
-    begun = file.objective is None or exists(file.storage, file.study.name)
-    with open_study(file, read_only=begun, in_memory=not begun) as opened:
+    with open_pilot(file) as opened:
         told = opened.break_even(file.budget.target_runs if budget is None else budget, assumed)
     console.print(at_sizes(told))
     console.print(crossing(told))

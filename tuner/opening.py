@@ -13,7 +13,7 @@ from tuner.errors import BadInput, is_number
 from tuner.objective import ObjectiveSource
 from tuner.parametrization import Parametrization, applied, preset
 from tuner.problem import Problem, check_axes
-from tuner.record import Record
+from tuner.record import Record, exists
 from tuner.runs import Table, read_table
 from tuner.scale import Scale
 from tuner.space import Dimension, Params, SearchSpace, suggestion
@@ -123,8 +123,26 @@ def open_study(
     seed = file.study.seed if seed is None else seed
     if file.objective is None:
         return _of_table(file, seed)
-    rows = None if file.runs is None or read_only or in_memory else _table(file, file.runs)
-    study = _live(file, file.objective, read_only, in_memory, seed, budget)
+    if read_only or in_memory:
+        return _live(file, file.objective, read_only, in_memory, seed, budget)
+    return _with_table(file, file.objective, False, seed, budget)
+
+
+def open_pilot(file: StudyFile) -> Study:
+    """What is known of a study file: its record, for reading; before there is one, its table's runs, in memory.
+
+    Raises:
+        BadInput: as `open_study`.
+    """
+    if file.objective is None or exists(file.storage, file.study.name):
+        return open_study(file, read_only=True)
+    return _with_table(file, file.objective, True, file.study.seed, None)
+
+
+def _with_table(file: StudyFile, trains: ObjectiveSection, in_memory: bool, seed: int, budget: float | None) -> Study:
+    """Live training with the runs of its table, if it has one: read before anything is written."""
+    rows = None if file.runs is None else _table(file, file.runs)
+    study = _live(file, trains, False, in_memory, seed, budget)
     if rows is not None:
         table = rows.within(study.problem.space, study.problem.to_base)
         try:

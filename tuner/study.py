@@ -32,7 +32,7 @@ from tuner.transfer import Transfer, judge
 from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
-MEASURED = "measured from the runs"
+MEASURED = "measured from the runs"  # whose constants a break-even has
 STACK = 4  # trials of one scale that train together, where the objective can stack them
 BLIND = 0.1  # of the budget that is left: what trials proposed together, not knowing of one another, cost at most
 HOPELESS = 3  # trials that broke at every attempt, and none that did not: the objective is at fault
@@ -420,14 +420,15 @@ class Study:
             BadInput: a bad budget, or no proxy that is smaller than the target.
         """
         checked_budget(budget)
-        sizes = Sizes.of(self.problem)
+        sizes, why = Sizes.of(self.problem), ""
         if assumed is None and any(not run.diverged for run in self.observations):
             answer, told = self._answered()
             if told.law is not None:
                 return BreakEven.of(self.problem, told.law, sizes, budget, answer.noise, MEASURED)
+            why = f", because {told.reasons[0]}"
         assumed = assumed or Assumptions()
         law = assumed.law(self.problem, sizes)
-        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, f"assumed: {assumed}")
+        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, f"assumed: {assumed}{why}")
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""
