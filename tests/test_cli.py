@@ -94,7 +94,7 @@ def test_a_verification_that_breaks_is_told_and_the_answer_stands(bowl):
 
 
 def test_break_even_is_told_from_assumptions_before_any_run_and_from_the_runs_once_they_show_it(bowl):
-    path = bowl(("[32, 64]", "[16, 24, 32]"), ("0.046875", "0.6"))
+    path = bowl(("[32, 64]", "[16, 24, 32]"), ("0.046875", "0.3"))
     before = files(path.parent)
     assumed = tuner("breakeven", path, "--json", "--budget", 2, "--assume", "alpha=0.4")
     assert assumed.exit_code == 0, assumed.stderr
@@ -115,7 +115,7 @@ def test_break_even_is_told_from_assumptions_before_any_run_and_from_the_runs_on
     found = tuner("breakeven", path, "--json")
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["origin"] == "measured from the runs"
-    assert json.loads(found.stdout)["budget"] == 0.6  # the study file's
+    assert json.loads(found.stdout)["budget"] == 0.3  # the study file's
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Claims about the verdict: rates, gaps and the word, against landscapes whose truth is a formula."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from tuner import engine
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
-from tuner.space import Float, SearchSpace
-from tuner.transfer import DRAWS, Span, _exponent, _pace, judge
+from tuner.space import Categorical, Float, SearchSpace
+from tuner.theorem import Law
+from tuner.transfer import DRAWS, _exponent, _pace, judge
 from tuner.trial import Observation
 
 SPACE = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)})
@@ -52,9 +54,15 @@ def test_an_exponent_is_that_of_gaps_relative_to_the_target(alpha):
 
 
 def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies():
-    assert _pace(Span(0.9, 0.55, 1.4)) == "fast"
-    assert _pace(Span(0.52, 0.4, 0.7)) == "weak"
-    assert _pace(Span(0.6, 0.4, 0.9)) == "undetermined"
+    def pace(low, high, told=True):
+        ratio = np.linspace(low, high, 201)
+        constants = [np.ones(201)] * 4
+        return _pace(Law(1, 1, 2.0, *constants, ratio, told))
+
+    assert pace(0.55, 1.4) == "fast"
+    assert pace(0.4, 0.7) == "weak"
+    assert pace(0.4, 0.9) == "undetermined"
+    assert pace(0.55, 1.4, told=False) == "undetermined"
 
 
 def test_an_optimum_that_stays_transfers_and_the_gaps_are_those_of_the_formula():
@@ -96,3 +104,62 @@ def test_an_optimum_at_the_end_of_the_range_says_which_bound_to_widen_and_to_wha
         "the optimum of lr lies at the high end of its range at every scale, 0.1: widen it to 0.562"
         in judged.reasons[0]
     )
+
+
+def test_a_choice_among_names_can_be_judged_and_the_next_run_is_named():
+    """Few, noisy runs: undetermined, with a reason that names values and a name."""
+    problem, observations = study(runs=3)
+    space = SearchSpace({**SPACE, "kind": Categorical(["plain", "fancy"])})
+    problem = replace(problem, space=space)
+    rng = np.random.default_rng(1)
+    observations = [
+        replace(o, params={**o.params, "kind": ["plain", "fancy"][k % 2]}, loss=o.loss + 0.1 * rng.standard_normal())
+        for k, o in enumerate(observations)
+    ]
+    _, judged = told(problem, observations)
+    assert judged.verdict == "undetermined"
+    assert any("the run that would teach most is lr" in r and ("plain" in r or "fancy" in r) for r in judged.reasons)
+
+
+def test_what_the_largest_proxys_setting_loses_is_put_up_with_where_the_tolerance_is_more():
+    """At a quarter of the width a drift of -0.4 costs 0.1 (0.4 ln 4)^2 = 0.03 of a loss of 1.04."""
+    problem, observations = study(drift=-0.4)
+    answer = engine.recommend(problem, observations)
+    strict, lenient = (judge(problem, observations, answer, tolerance=t) for t in (0.005, 0.5))
+    assert strict.verdict != "transfer"
+    assert lenient.verdict == "transfer"
+    assert strict.allowed.name == lenient.allowed.name == "the tolerance"
+    assert lenient.allowed.loss == pytest.approx(0.5 * abs(answer.loss))
+    assert judge(problem, observations, answer, tolerance=1e-9).allowed.name == "a run's noise"
+
+
+def test_runs_larger_than_the_target_are_no_proxies():
+    problem, observations = study(widths=(32, 64, 128, 2048))
+    _, judged = told(problem, observations)
+    assert [gap.scale["width"] for gap in judged.gaps] == [32, 64, 128]
+
+
+def test_a_coordinate_check_that_failed_leaves_nothing_certain():
+    problem, observations = study()
+    answer = engine.recommend(problem, observations)
+    failed = judge(problem, observations, answer, check={"verdict": "fail", "reason": "the readout grows"})
+    assert failed.verdict == "undetermined"
+    assert failed.reasons[-1] == "coordinate check before the first trial: fail; the readout grows"
+
+
+def test_two_basins_with_a_wall_between_them_are_told():
+    """The valley at 0.05 wins at widths up to 64, the one at 0.0005 from 128 on, by a wall of 0.3."""
+    proxies = tuple(Scale(width=w) for w in (32, 64, 128, 256))
+    problem = Problem(SPACE, TARGET, proxies, TARGET, applied("mup-adamw"), lambda p, s: s["width"] ** 2)
+    rng = np.random.default_rng(0)
+    observations = []
+    for scale in proxies:
+        shift = 0.15 * math.log2(scale["width"] / 90)
+        for lr in np.geomspace(1.2e-4, 9e-2, 13):
+            away = [math.log(lr / best) / 1.2 for best in (5e-2, 5e-4)]
+            valleys = [-0.3 * math.exp(-(away[0] ** 2)), -(0.3 + shift) * math.exp(-(away[1] ** 2))]
+            loss = 1 + scale["width"] ** -0.5 + sum(valleys) + NOISE * rng.standard_normal()
+            observations.append(Observation({"lr": float(lr)}, scale, loss, 1.0))
+    _, judged = told(problem, observations)
+    assert judged.verdict == "undetermined"
+    assert any("the optimum jumps" in reason for reason in judged.reasons)

@@ -147,6 +147,7 @@ def _hold_to_claim(study: Any) -> None:
         click.echo("stopped before the first trial; correct the parametrization, or run with --skip-check", err=True)
         raise _Failed(None)
     if told is not None:
+        study.record.check = {"verdict": told.verdict, "reason": told.reasons[0]}
         click.echo(f"coordinate check: {told.verdict}; {told.reasons[0]}", err=True)
 
 

@@ -124,7 +124,7 @@ def open_study(
     if file.objective is None:
         return _of_table(file, seed)
     if read_only or in_memory:
-        return _live(file, file.objective, read_only, in_memory, seed, budget)
+        return _tolerant(file, _live(file, file.objective, read_only, in_memory, seed, budget))
     return _with_table(file, file.objective, False, seed, budget)
 
 
@@ -142,7 +142,7 @@ def open_pilot(file: StudyFile) -> Study:
 def _with_table(file: StudyFile, trains: ObjectiveSection, in_memory: bool, seed: int, budget: float | None) -> Study:
     """Live training with the runs of its table, if it has one: read before anything is written."""
     rows = None if file.runs is None else _table(file, file.runs)
-    study = _live(file, trains, False, in_memory, seed, budget)
+    study = _tolerant(file, _live(file, trains, False, in_memory, seed, budget))
     if rows is not None:
         table = rows.within(study.problem.space, study.problem.to_base)
         try:
@@ -160,6 +160,13 @@ def _of_table(file: StudyFile, seed: int) -> Study:
     record = Record.of_table(file.study.name, table.runs)
     study = Study(record, recorded(file, others), table.cost, seed, None, None, file.budget.retries, "")
     study.dropped = table.dropped
+    return _tolerant(file, study)
+
+
+def _tolerant(file: StudyFile, study: Study) -> Study:
+    """With the tolerance of its file, which the verdict puts up with."""
+    given = file.budget.tolerance
+    study.tolerance = None if given is None or isinstance(given, str) else float(given)
     return study
 
 

@@ -135,9 +135,22 @@ class Record:
 
     @spec.setter
     def spec(self, spec: Mapping[str, Any]) -> None:
+        self._set("spec", spec)
+
+    @property
+    def check(self) -> dict[str, str] | None:
+        """Verdict and reason of the coordinate check before the first trial; None where there was none."""
+        check: dict[str, str] | None = self._storage.get_study_user_attrs(self._id).get("check")
+        return check
+
+    @check.setter
+    def check(self, check: Mapping[str, str]) -> None:
+        self._set("check", check)
+
+    def _set(self, name: str, value: Mapping[str, Any]) -> None:
         self._will_write()
         with _one_line("record: cannot be written"):
-            self._storage.set_study_user_attr(self._id, "spec", dict(spec))
+            self._storage.set_study_user_attr(self._id, name, dict(value))
 
     @property
     def foreign(self) -> bool:

@@ -15,7 +15,7 @@ from itertools import accumulate
 from types import TracebackType
 from typing import Any, Literal
 
-from tuner.breakeven import Assumptions, BreakEven, Sizes
+from tuner.breakeven import Assumptions, BreakEven
 from tuner.engine import recommend
 from tuner.errors import BadInput, is_number
 from tuner.execution import Serial, WorkerPool
@@ -28,7 +28,8 @@ from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Recor
 from tuner.runs import Run
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
-from tuner.transfer import Transfer, judge
+from tuner.theorem import Sizes
+from tuner.transfer import Allowed, Transfer, judge
 from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
@@ -72,6 +73,7 @@ class Study:
         source: what names the objective by data, if anything does: workers make their own from it.
         unit: of cost, "FLOPs" or "seconds"; empty where a function of the user's says what a run costs.
         dropped: why -> how many rows of its table are not in it.
+        tolerance: relative regret that the verdict puts up with; None: the noise of one run.
         thought: seconds that each proposal took, fit included, since the study was opened.
     """
 
@@ -91,6 +93,7 @@ class Study:
         self.method: Method = method("transfer")
         self.thought: list[float] = []
         self.dropped: Mapping[str, int] = {}
+        self.tolerance: float | None = None
         self._seen: tuple[list[Entry] | None, list[Observation]] = None, []
         self._told: tuple[list[Entry] | None, tuple[Recommendation, Transfer] | None] = None, None
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
@@ -316,6 +319,8 @@ class Study:
             BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
         checked_budget(budget) if self.entries else self.check_budget(budget)
+        if is_number(tolerance):
+            self.tolerance = float(tolerance or 0.0)
         if tolerance not in (None, "noise") and not (is_number(tolerance) and float(tolerance) > 0):
             raise BadInput(f'tolerance: must be a relative regret above zero or "noise", got {tolerance!r}; correct it')
         runner, objective = self._runner(objective, workers)
@@ -362,7 +367,7 @@ class Study:
     def _settled(self, tolerance: float | str) -> bool:
         if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
             return False
-        rec = self.recommend()
+        rec = recommend(self.problem, self.observations, seed=self.seed)
         return rec.expected_regret < (rec.noise if tolerance == "noise" else float(tolerance) * abs(rec.loss))
 
     def _runner(self, given: Any, workers: int) -> tuple[Any, Any]:
@@ -391,11 +396,10 @@ class Study:
         return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
 
     def transfer(self) -> Transfer:
-        """Whether transfer holds here: gaps, rates, the verdict and its reasons.
-
-        Raises:
-            BadInput: no finished run with a finite loss.
-        """
+        """Whether transfer holds here: gaps, rates, the verdict and its reasons."""
+        if all(run.diverged for run in self.observations):
+            why = f"{len(self.observations)} runs finished, none with a finite loss: nothing can be said of transfer"
+            return Transfer("undetermined", (why,), Allowed(math.nan, "a run's noise"), Sizes.of(self.problem))
         return self._answered()[1]
 
     def _answered(self) -> tuple[Recommendation, Transfer]:
@@ -407,9 +411,13 @@ class Study:
         entries, known = self._told
         if entries is not self.entries or known is None:
             answer = recommend(self.problem, self.observations, seed=self.seed)
-            known = answer, judge(self.problem, self.observations, answer, seed=self.seed)
+            known = answer, self._judged(answer)
             self._told = self.entries, known
         return known
+
+    def _judged(self, answer: Recommendation) -> Transfer:
+        seed, tolerance, check = self.seed, self.tolerance, self.record.check
+        return judge(self.problem, self.observations, answer, seed=seed, tolerance=tolerance, check=check)
 
     def break_even(self, budget: float = 0.25, assumed: Assumptions | None = None) -> BreakEven:
         """What a search of a budget (target runs) buys from below, and the same cost directly; where they cross.
@@ -417,18 +425,21 @@ class Study:
         By the constants that the runs show; where these do not show them yet, or on request, by what is assumed.
 
         Raises:
-            BadInput: a bad budget, or no proxy that is smaller than the target.
+            BadInput: a bad budget, or one that affords no run; no proxy that is smaller than the target.
         """
         checked_budget(budget)
-        sizes, why = Sizes.of(self.problem), ""
-        if assumed is None and any(not run.diverged for run in self.observations):
-            answer, told = self._answered()
+        sizes, why = Sizes.of(self.problem, self.observations), ""
+        if assumed is None and self.observations:
+            told = self.transfer()
             if told.law is not None:
-                return BreakEven.of(self.problem, told.law, sizes, budget, answer.noise, MEASURED)
+                doubt = (
+                    f"; but the verdict is undetermined: {told.reasons[0]}" if told.verdict == "undetermined" else ""
+                )
+                return BreakEven.of(self.problem, told.law, sizes, budget, told.allowed.loss, f"{MEASURED}{doubt}")
             why = f", because {told.reasons[0]}"
         assumed = assumed or Assumptions()
-        law = assumed.law(self.problem, sizes)
-        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, f"assumed: {assumed}{why}")
+        law, said = assumed.law(self.problem, sizes), f"assumed: {assumed}{why}"
+        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, said, unit="relative")
 
     def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""

@@ -22,7 +22,7 @@ is more than one run's noise there: less could not be told from nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from scipy.special import comb
 from scipy.stats import spearmanr
 
-from tuner.breakeven import SURE, Law, Sizes, Span, searched
 from tuner.engine import propose
 from tuner.parametrization import PRESETS
 from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread
@@ -41,6 +40,7 @@ from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
 from tuner.surrogate.fit import Fit
 from tuner.surrogate.optimum import Points
+from tuner.theorem import SURE, Law, Proxy, Sizes, Span, searched
 from tuner.trial import Observation, Recommendation
 
 Array = NDArray[np.float64]
@@ -53,9 +53,41 @@ DRAWS = 512  # of the landscape
 EDGE = 0.02  # of a range: an optimum nearer to its end lies there
 WIDEN = 0.25  # of a range, beyond an end at which the optimum lies
 EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 120))  # that a rate may have
-TINY = 1e-9  # a gap below which its logarithm means nothing
+TINY = 1e-3  # of a gap's mean: below it a logarithm means nothing
 SPREAD = (4, 8, 16, 32)  # runs of a search that spreads them, by which its constant is told
 FAST, WEAK = 0.5, 0.75  # beta / alpha: Proposition 2's worst case, and half way to smooth corrections, beta = alpha
+
+
+TOLERANCE, BACKTEST, WITHOUT = "the tolerance", "what was told from below of", "the answer without"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be lost at the target: the noise of one run there, or the tolerance where that is more."""
+
+    loss: float
+    name: str
+
+    @staticmethod
+    def of(answer: Recommendation, tolerance: float | None) -> Allowed:
+        put_up_with = 0.0 if tolerance is None else tolerance * abs(answer.loss)
+        noisy = answer.noise >= put_up_with
+        return Allowed(answer.noise, "a run's noise") if noisy else Allowed(put_up_with, TOLERANCE)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.loss:.3g}"
+
+
+@dataclass(frozen=True)
+class Test:
+    """What a setting loses where it is tested, draws (draws,), and what it may."""
+
+    name: str
+    loses: Array = field(repr=False)
+    allowed: float
+
+    def __str__(self) -> str:
+        return f"{self.name}, loses {Span.of(self.loses)} where {self.allowed:.3g} is allowed"
 
 
 @dataclass(frozen=True)
@@ -65,7 +97,8 @@ class Gap:
     Args:
         loss: a_n, signed, in loss units. optimum: b_n, in nats over the numeric hyperparameters. regret: c_n.
         copied: what the setting that seems best there, unchanged in base coordinates, loses at the target.
-        within: the probability that this is no more than a run's noise.
+        within: the probability that this is no more than is allowed.
+        noise: deviation of one run there.
         rank: Spearman correlation of the posterior means there and at the target, over settings that fill the space.
     """
 
@@ -76,6 +109,7 @@ class Gap:
     regret: Span
     copied: Span
     within: float
+    noise: float
     rank: float
 
 
@@ -98,29 +132,32 @@ class Transfer:
     Args:
         gaps: one a proxy that has runs enough, cheapest first.
         losses: at those proxies and the target.
-        tests: what each setting that was put to the test loses, in words.
+        tests: what each setting that was put to the test loses.
         sizes: what the exponents of the law are in.
         law: draws of the exponents and constants of the gaps; None where there is a single gap.
-        noise: deviation of one run at the target.
+        allowed: what may be lost at the target.
         verdict, reasons: one word, and why.
     """
 
     verdict: str
     reasons: tuple[str, ...]
-    noise: float
+    allowed: Allowed
     sizes: Sizes
     gaps: tuple[Gap, ...] = ()
     losses: tuple[AtScale, ...] = ()
-    tests: Mapping[str, Span] = field(default_factory=dict)
+    tests: tuple[Test, ...] = ()
     law: Law | None = None
 
     @property
     def pace(self) -> str:
         """fast, weak or undetermined."""
-        return "undetermined" if self.law is None else _pace(Span.of(self.law.ratio))
+        return "undetermined" if self.law is None else _pace(self.law)
 
 
-def _pace(ratio: Span) -> str:
+def _pace(law: Law) -> str:
+    ratio = Span.of(law.ratio)
+    if not law.told:
+        return "undetermined"
     if ratio.low > FAST:
         return "fast"
     return "weak" if ratio.low <= FAST <= ratio.high < WEAK else "undetermined"
@@ -133,6 +170,7 @@ class _Landscape:
     Args:
         pool: (k, d) base cube points; those of `named` come first, in their order.
         losses: (scales, draws, k); the target is last. means: (scales, k), of the posterior.
+        noises: (scales,) deviation of one run where the mean is lowest.
         spread: the same over settings that fill the space.
     """
 
@@ -140,6 +178,7 @@ class _Landscape:
     pool: Array
     losses: Array
     means: Array
+    noises: Array
     spread: Array
 
     @staticmethod
@@ -158,8 +197,11 @@ class _Landscape:
             filling = candidates(problem, fitted, scales[-1], generator)[:SCREEN]
             spread = [Points(fitted, problem.inputs(filling, scale)).mean.numpy() for scale in scales]
         shape = (len(scales), len(pool))
-        drawn = np.moveaxis(losses.reshape(DRAWS, *shape), 0, 1)
-        return _Landscape(tuple(settings), pool, drawn, points.mean.numpy().reshape(shape), np.array(spread))
+        drawn, means = np.moveaxis(losses.reshape(DRAWS, *shape), 0, 1), points.mean.numpy().reshape(shape)
+        sd = (fitted.weights @ points.noise.sqrt()).numpy().reshape(shape)
+        lowest, data = means.argmin(1), fitted.processes.data
+        noises = [data.deviation(float(drawn[s, :, k].mean()), float(sd[s, k])) for s, k in enumerate(lowest)]
+        return _Landscape(tuple(settings), pool, drawn, means, np.array(noises), np.array(spread))
 
     @cached_property
     def lowest(self) -> NDArray[np.intp]:
@@ -195,7 +237,7 @@ class _Landscape:
         away: Array = np.linalg.norm((self.pool[self.lowest[s]] - self.pool[self.lowest[-1]]) * np.array(nats), axis=1)
         return away
 
-    def gap(self, problem: Problem, s: int, scale: Scale, runs: int, noise: float) -> Gap:
+    def gap(self, problem: Problem, s: int, scale: Scale, runs: int, allowed: Allowed) -> Gap:
         copied = self.regret(int(self.means[s].argmin()))
         return Gap(
             scale,
@@ -204,7 +246,8 @@ class _Landscape:
             optimum=Span.of(self.moved(problem, s)),
             regret=Span.of(self.carried(s)),
             copied=Span.of(copied),
-            within=float((copied <= noise).mean()),
+            within=float((copied <= allowed.loss).mean()),
+            noise=float(self.noises[s]),
             rank=float(spearmanr(self.spread[s], self.spread[-1]).statistic),
         )
 
@@ -212,53 +255,90 @@ class _Landscape:
         """Exponents and constants of each draw's gaps, and of a search that loses `search` (draws,) with one run."""
         ratios = np.array([sizes(scale) for scale in scales])
         excess = np.array([self.excess(s) for s in range(len(scales))])
-        alpha = _exponent(np.abs(excess), ratios)
-        beta = _exponent(np.array([self.moved(problem, s) for s in range(len(scales))]), ratios)
-        regrets = np.array([self.carried(s) for s in range(len(scales))])
-        return Law.of_gaps(searched(problem), sizes.r, ratios, excess, regrets, search, alpha, beta)
+        alpha, moved = _exponent(excess, ratios), np.array([self.moved(problem, s) for s in range(len(scales))])
+        told = bool((moved[0] > moved[-1]).mean() >= SURE)
+        if told:
+            beta = _exponent(moved, ratios)
+        else:  # what is seen is how little is known of the optima; theory has beta between alpha / 2 and alpha
+            beta = alpha * np.linspace(0.5, 1.0, DRAWS)[np.random.default_rng(0).permutation(DRAWS)]
+        below, regrets = ratios[:, None], np.array([self.carried(s) for s in range(len(scales))])
+        # sums over proxies agree, so that the largest gaps count most: the small ones are mostly noise
+        gap = np.maximum(excess.sum(0), 0.0) / (below**-alpha - 1).sum(0)
+        bias = regrets.sum(0) / np.square(below**-beta - 1).sum(0)
+        return Law(*searched(problem), sizes.r, search, gap, bias, alpha, beta, told)
 
 
 def _exponent(gaps: Array, ratios: Array) -> Array:
-    """The exponent of each draw of gaps (scales, draws), least squares in logs over a grid of exponents: (draws,)."""
+    """The exponent of each draw of gaps (scales, draws), least squares in logs over a grid of exponents: (draws,).
+
+    Relative to a finite target gaps go as r^-exponent - 1.
+    """
+    gaps = np.maximum(gaps, TINY * np.abs(gaps).mean(0))
     shapes = np.log(np.abs(ratios[:, None] ** -EXPONENTS - 1))  # (scales, exponents)
-    misses = np.log(np.maximum(gaps, TINY))[:, :, None] - shapes[:, None, :]
+    misses = np.log(gaps)[:, :, None] - shapes[:, None, :]
     found: Array = EXPONENTS[misses.var(0).argmin(-1)]
     return found
 
 
 @one_thread
-def judge(problem: Problem, observations: Sequence[Observation], answer: Recommendation, *, seed: int = 0) -> Transfer:
-    """Whether transfer holds, by the runs that led to an answer."""
-    sizes = Sizes.of(problem)
+def judge(
+    problem: Problem,
+    observations: Sequence[Observation],
+    answer: Recommendation,
+    *,
+    seed: int = 0,
+    tolerance: float | None = None,
+    check: Mapping[str, str] | None = None,
+) -> Transfer:
+    """Whether transfer holds, by the runs that led to an answer.
+
+    Args:
+        tolerance: relative regret that is put up with, where it is more than a run's noise.
+        check: verdict and reason of the family's coordinate check, if there was one.
+    """
+    allowed, sizes = Allowed.of(answer, tolerance), Sizes.of(problem, observations)
     runs = by_scale(run.scale for run in observations if not run.diverged)
     counts = {scale: len(group) for scale, group in runs.items()}
-    told = [scale for scale in _by_cost(problem, counts) if counts[scale] >= ENOUGH]
-    if len(told) < FEWEST:
-        return Transfer("undetermined", (_too_few(problem, counts),), answer.noise, sizes)
-    proxies = [scale for scale in told if scale != problem.target]
-    proxies = [proxies[round(i)] for i in np.linspace(0, len(proxies) - 1, min(SCALES, len(proxies)))]
+    told = [scale for scale in sizes.below(list(counts)) if counts[scale] >= ENOUGH]
+    if len(told) + (counts.get(problem.target, 0) >= ENOUGH) < FEWEST:
+        return Transfer("undetermined", (_too_few(problem, counts), *_checked(check)), allowed, sizes)
+    proxies = [told[round(i)] for i in np.linspace(0, len(told) - 1, min(SCALES, len(told)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
     if len(proxies) >= FEWEST:
         settings |= _left_out(problem, observations, proxies, seed)
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = _Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
-    gaps = tuple(land.gap(problem, s, scale, counts[scale], answer.noise) for s, scale in enumerate(proxies))
-    law = None
-    if len(gaps) > 1 and all(sizes(scale) < 1 for scale in proxies):
-        law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator))
-    doubts = [*_at_the_border(problem, land), *_doubts(problem, land, proxies, answer), *_jump(problem, fitted, land)]
-    verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer)
-    if doubts:
+    gaps = tuple(land.gap(problem, s, scale, counts[scale], allowed) for s, scale in enumerate(proxies))
+    law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator)) if len(gaps) > 1 else None
+    tests = _tests(land, proxies, gaps[-1], allowed)
+    doubts = [*_at_the_border(problem, land), *_contradicted(tests, proxies), *_jump(problem, fitted, land, allowed)]
+    verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer, allowed)
+    if doubts or (check and check["verdict"] == "fail"):
         verdict = "undetermined"
     if verdict == "undetermined":
         said += _settling(problem, observations, seed)
-    reasons = [*doubts, *said, *_further(gaps, law, sizes)]
+    reasons = [*doubts, *said, *_further(gaps, law, sizes, tests, answer), *_checked(check)]
     losses = tuple(land.at(s, scale) for s, scale in enumerate([*proxies, problem.target]))
-    tests = {"recommendation": Span.of(land.regret("answer")), f"best of {gaps[-1].scale}, as it is": gaps[-1].copied}
+    return Transfer(verdict, tuple(reasons), allowed, sizes, gaps, losses, tests, law)
+
+
+def _checked(check: Mapping[str, str] | None) -> list[str]:
+    return [f"coordinate check before the first trial: {check['verdict']}; {check['reason']}"] if check else []
+
+
+def _tests(land: _Landscape, proxies: Sequence[Scale], gap: Gap, allowed: Allowed) -> tuple[Test, ...]:
+    """The settings that are put to the test."""
+    found = [
+        Test("the recommendation", land.regret("answer"), allowed.loss),
+        Test(
+            f"the best of {gap.scale}, as it is", land.regret(int(land.means[len(proxies) - 1].argmin())), allowed.loss
+        ),
+    ]
     if "backtest" in land.named:
-        tests[f"{proxies[-1]} as told from below (there)"] = Span.of(land.regret("backtest", len(proxies) - 1))
-        tests[f"answer without {proxies[0]}"] = Span.of(land.regret("without the smallest"))
-    return Transfer(verdict, tuple(reasons), answer.noise, sizes, gaps, losses, tests, law)
+        there = max(gap.noise, allowed.loss if allowed.name == TOLERANCE else 0.0)
+        found.append(Test(f"{BACKTEST} {gap.scale}, there", land.regret("backtest", len(proxies) - 1), there))
+        found.append(Test(f"{WITHOUT} {proxies[0]}", land.regret("without the smallest"), allowed.loss))
+    return tuple(found)
 
 
 def _search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> Array:
@@ -269,17 +349,14 @@ def _search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> 
     with torch.no_grad():
         known = Points(fitted, problem.inputs(candidates(problem, fitted, problem.target, generator), problem.target))
         losses = known.losses(*known.draws(DRAWS, generator)).numpy()
-    spread, h = np.sort(losses[:, :SCREEN], axis=1), searched(problem)
+    spread, (h, choices) = np.sort(losses[:, :SCREEN], axis=1), searched(problem)
     lost = []
     for k in SPREAD:
         chance = np.array([comb(SCREEN - 1 - i, k - 1) for i in range(SCREEN)]) / comb(SCREEN, k)
-        lost.append(np.log(np.maximum(spread @ chance - losses.min(1), TINY)) + 2 / h * np.log(k))
-    found: Array = np.exp(np.mean(lost, axis=0))
-    return found
-
-
-def _by_cost(problem: Problem, scales: Iterable[Scale]) -> list[Scale]:
-    return sorted(scales, key=lambda scale: _cost(problem, scale))
+        found = spread @ chance - losses.min(1)
+        lost.append(np.log(np.maximum(found, TINY * found.mean())) + 2 / h * np.log(max(k / choices, 1.0)))
+    constant: Array = np.exp(np.mean(lost, axis=0))
+    return constant
 
 
 def _best(problem: Problem, observations: Sequence[Observation], seed: int) -> Array:
@@ -315,7 +392,8 @@ def _cost(problem: Problem, scale: Scale) -> float:
 def _too_few(problem: Problem, counts: Mapping[Scale, int]) -> str:
     """Why nothing can be said of transfer, and what would let it be."""
     known = ", ".join(f"{n} at {scale}" for scale, n in counts.items()) or "none"
-    missing = next((s for s in _by_cost(problem, problem.proxies) if counts.get(s, 0) < ENOUGH), problem.target)
+    proxies = sorted(problem.proxies, key=lambda scale: _cost(problem, scale))
+    missing = next((scale for scale in proxies if counts.get(scale, 0) < ENOUGH), problem.target)
     return (
         f"whether transfer holds takes {ENOUGH} runs with a finite loss at each of {FEWEST} scales, one more than a "
         f"line through their optima has ends; there are {known}: run {ENOUGH - counts.get(missing, 0)} at {missing}"
@@ -330,38 +408,29 @@ def _at_the_border(problem: Problem, land: _Landscape) -> Iterator[str]:
             continue
         for end, which, away in ((0.0, "low", best[:, j]), (1.0, "high", 1 - best[:, j])):
             if (away < EDGE).all():
-                beyond = WIDEN * (2 * end - 1)
-                bound = float(dimension.decode(end))
-                wider = (
-                    bound * np.exp(problem.nats(name) * beyond)
-                    if dimension.log
-                    else bound + problem.nats(name) * beyond
-                )
+                bound, far, beyond = float(dimension.decode(end)), dimension.high - dimension.low, 2 * end - 1
+                ratio = (dimension.high / dimension.low) ** WIDEN if dimension.log else 1.0
+                wider = bound * ratio**beyond if dimension.log else bound + WIDEN * beyond * far
                 yield (
                     f"the optimum of {name} lies at the {which} end of its range at every scale, {bound:.3g}: "
                     f"widen it to {wider:.3g}, by a quarter of the range"
                 )
 
 
-def _doubts(problem: Problem, land: _Landscape, proxies: Sequence[Scale], answer: Recommendation) -> Iterator[str]:
+def _contradicted(tests: Sequence[Test], proxies: Sequence[Scale]) -> Iterator[str]:
     """That runs contradict what is made of them: what was left out would have been predicted wrongly."""
-    if "backtest" not in land.named:
-        return
-    lost = land.regret("backtest", len(proxies) - 1)
-    if (lost > answer.noise).mean() >= SURE:
-        yield (
-            f"the optimum at {proxies[-1]} as predicted from below loses {Span.of(lost)} there, more than a run's "
-            f"noise of {answer.noise:.3g}: what held so far did not go on; run at more scales near the target"
-        )
-    lost = land.regret("without the smallest")
-    if (lost > answer.noise).mean() >= SURE:
-        yield (
-            f"without the runs at {proxies[0]} the answer would lose {Span.of(lost)} at the target: {proxies[0]} is "
-            "too small to be of the same regime, or the others are too few; leave it out, or run at another scale"
-        )
+    for test in tests:
+        if test.loses.mean() >= 0 and (test.loses > test.allowed).mean() >= SURE:
+            if test.name.startswith(BACKTEST):
+                yield f"{test}: what held so far did not go on; run at more scales near the target"
+            if test.name.startswith(WITHOUT):
+                yield (
+                    f"{test}: {proxies[0]} is too small to be of the same regime, or the others are too few; leave it "
+                    "out, or run at another scale"
+                )
 
 
-def _jump(problem: Problem, fitted: Fit, land: _Landscape) -> Iterator[str]:
+def _jump(problem: Problem, fitted: Fit, land: _Landscape, allowed: Allowed) -> Iterator[str]:
     """That between the optimum of the smallest scale and that of the target lies a wall: they are two basins."""
     ends = land.pool[land.means[[0, -1]].argmin(-1)]
     if any(isinstance(d, Categorical) and a != b for d, a, b in zip(problem.space.values(), *ends, strict=True)):
@@ -369,38 +438,50 @@ def _jump(problem: Problem, fitted: Fit, land: _Landscape) -> Iterator[str]:
     between = ends[0] + np.linspace(0, 1, 17)[:, None] * (ends[1] - ends[0])
     with torch.no_grad():
         points = Points(fitted, problem.inputs(between, problem.target))
-        mean, noise = points.mean.numpy(), float((fitted.weights @ points.noise).mean().sqrt())
-    if mean.max() - max(mean[0], mean[-1]) > noise:
-        top, end = fitted.processes.data.in_loss_units(torch.tensor([mean.max(), max(mean[0], mean[-1])])).tolist()
+        losses = points.losses(*points.draws(DRAWS, generator_of(0, DRAWS))).numpy()
+    walls = losses.max(1) - losses[:, [0, -1]].max(1)
+    if (walls > allowed.loss).mean() >= SURE:
         yield (
-            f"the optimum jumps: between that of the smallest scale and that of the target the loss rises by "
-            f"{top - end:.3g}, more than a run's noise; two basins compete: run "
-            "nearer to the target to see which wins there"
+            f"the optimum jumps: on the straight way from that of the smallest scale to that of the target the loss "
+            f"rises by {Span.of(walls)}, more than {allowed}; two basins compete: run nearer to the target to see "
+            "which wins there"
         )
 
 
 def _verdict(
-    problem: Problem, lost: Array, gap: Gap, law: Law | None, sizes: Sizes, answer: Recommendation
+    problem: Problem,
+    lost: Array,
+    gap: Gap,
+    law: Law | None,
+    sizes: Sizes,
+    answer: Recommendation,
+    allowed: Allowed,
 ) -> tuple[str, list[str]]:
     """The word, and the numbers behind it."""
-    within = float((lost <= answer.noise).mean())
+    within = float((lost <= allowed.loss).mean())
     said = [
         f"the best setting of {gap.scale}, unchanged in base coordinates, loses {gap.copied} at the target; that is "
-        f"within a run's noise of {answer.noise:.3g} with probability {gap.within:.2f}",
-        f"the recommendation loses {Span.of(lost)}; within the noise with probability {within:.2f}",
+        f"within {allowed} with probability {gap.within:.2f}",
+        f"the recommendation loses {Span.of(lost)}; within the same with probability {within:.2f}",
     ]
     moved = _uncorrected(problem, answer)
-    weak = law is not None and _pace(Span.of(law.ratio)) == "weak"
+    weak = law is not None and _pace(law) == "weak"
     if gap.within >= SURE and not weak and not moved:
         return "transfer", said
+    if gap.within >= SURE and weak:
+        said.append("but transfer is weak: what the largest proxy's setting loses falls no faster than the loss itself")
     if moved:
         said.append(f"base coordinates are raw ones here, and the optimum moves in them: {', '.join(moved)}")
     if within >= SURE:
         return "corrected", said
-    if law is not None and within <= 1 - SURE:
-        directly, below = law.to_reach(answer.noise, [sizes(scale) for scale in problem.proxies if sizes(scale) < 1])
+    if law is not None and max(within, gap.within) <= 1 - SURE:
+        proxies = [Proxy(sizes(scale), sizes.cost(scale)) for scale in sizes.below(problem.proxies)]
+        directly, below = law.to_reach(allowed.loss, proxies)
         if (directly < below).mean() >= SURE:
-            said.append(f"a run's noise is reached directly for {Span.of(directly)} target runs; from below for more")
+            said.append(
+                f"to lose no more than {allowed} takes {Span.of(directly)} target runs of direct tuning, and more from "
+                "below, even by a search that starts anew"
+            )
             return "direct", said
     return "undetermined", said
 
@@ -408,8 +489,9 @@ def _verdict(
 def _settling(problem: Problem, observations: Sequence[Observation], seed: int) -> Iterator[str]:
     """The run that would teach most."""
     for run in propose(problem, observations, seed=seed):
-        params = ", ".join(f"{name} {value:.3g}" for name, value in problem.to_raw(run.params, run.scale).items())
-        share = problem.cost(run.params, run.scale) / _cost(problem, problem.target)
+        raw = problem.to_raw(run.params, run.scale)
+        params = ", ".join(f"{name} {v if isinstance(v, str) else format(v, '.3g')}" for name, v in raw.items())
+        share = problem.cost(run.params, run.scale) / problem.cost(run.params, problem.target)
         yield f"the run that would teach most is {params} at {run.scale}, for {share:.2g} target runs"
 
 
@@ -418,24 +500,28 @@ def _uncorrected(problem: Problem, answer: Recommendation) -> list[str]:
     rule = problem.parametrization
     if rule.exponents or PRESETS[rule.name].exponents:
         return []
-    return [
-        f"{name} as {axis}^{mean:.2f} ({low:.2f} .. {high:.2f})"
-        for name, axes in answer.drift.items()
-        for axis, (mean, low, high) in axes.items()
-        if low > 0 or high < 0
-    ]
+    return [told for told, (_, low, high) in _drifts(answer) if low > 0 or high < 0]
 
 
-def _further(gaps: Sequence[Gap], law: Law | None, sizes: Sizes) -> Iterator[str]:
-    """What else is known: the ranks, and the rates."""
+def _drifts(answer: Recommendation) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    for name, axes in answer.drift.items():
+        for axis, (mean, low, high) in axes.items():
+            yield f"{name} as {axis}^{mean:.2f} ({low:.2f} .. {high:.2f})", (mean, low, high)
+
+
+def _further(
+    gaps: Sequence[Gap], law: Law | None, sizes: Sizes, tests: Sequence[Test], answer: Recommendation
+) -> Iterator[str]:
+    """What else is known: tests that were passed, the ranks, the drift, and the rates."""
+    for test in tests[2:]:
+        yield f"{test}: {(test.loses > test.allowed).mean():.2f} is the probability that this is more"
     yield (
         f"settings rank at {gaps[0].scale} as at the target with a correlation of {gaps[0].rank:.2f}, at "
         f"{gaps[-1].scale} of {gaps[-1].rank:.2f}"
     )
+    if drifts := [told for told, _ in _drifts(answer)]:
+        yield f"raw optima move: {', '.join(drifts)}"
     if law is not None:
-        ratio = Span.of(law.ratio)
-        pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(ratio)]
-        yield (
-            f"in {sizes.axis} alpha {Span.of(law.alpha)}, beta {Span.of(law.beta)}, beta / alpha {ratio}: transfer is "
-            f"fast above {FAST}; {pace}"
-        )
+        pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
+        seen = f"beta {Span.of(law.beta)}, beta / alpha {Span.of(law.ratio)}" if law.told else "beta is not told"
+        yield f"in {sizes.axis} alpha {Span.of(law.alpha)}, {seen}; transfer is fast above {FAST}: {pace}"

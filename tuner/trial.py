@@ -95,7 +95,7 @@ class Recommendation:
         expected_regret: expected loss at `params` minus the expected smallest loss, in loss units.
         noise: standard deviation of one run there, in loss units.
         drift: d ln(raw optimum) / d ln(axis), per hyperparameter and axis: (mean, low, high) of its 90 % interval.
-        verdict: of `tuner.transfer`: "transfer", "corrected" or "undetermined".
+        verdict: of `tuner.transfer`: "transfer", "corrected", "direct" or "undetermined".
         reasons: why, and what else is to be known of the answer.
     """
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.breakeven import Span
 from tuner.engine import LEVEL, landscape, optimum_path, recommend
 from tuner.problem import Problem
 from tuner.record import DIVERGED, FINISHED, Entry
@@ -24,6 +23,7 @@ from tuner.report.words import drift, number, prediction, text
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Params, Value
 from tuner.study import Study
+from tuner.theorem import Span
 from tuner.transfer import Transfer
 from tuner.trial import Observation, Recommendation
 
@@ -311,7 +311,7 @@ def transfer_panels(view: View) -> list[Panel]:
 
 
 def _size(told: Transfer, scale: Scale) -> float:
-    return 1.0 if scale == told.sizes.target else told.sizes(scale)
+    return told.sizes(scale)
 
 
 def _over(told: Transfer, xs: Sequence[float]) -> dict[str, Any]:
@@ -354,9 +354,15 @@ def _laws_panel(view: View, told: Transfer) -> Panel:
     return Panel("Loss law at either optimum", "; ".join(laws), data, layout)
 
 
+def _above_zero(span: Span) -> Span:
+    """For a logarithmic axis: what is below a thousandth of its upper end is drawn there."""
+    least = 1e-3 * max(span.high, 1e-12)
+    return Span(*(max(v, least) for v in (span.middle, span.low, span.high)))
+
+
 def _power_law(xs: Sequence[float], losses: Sequence[float]) -> tuple[float, float, float] | None:
-    """(E, A, alpha) of E + A x^-alpha, least squares over a grid of alpha; None of fewer than three points."""
-    if len(xs) < 3:
+    """(E, A, alpha) of E + A x^-alpha, least squares over a grid of alpha; None of fewer than four points."""
+    if len(xs) < 4:
         return None
     fits = []
     for alpha in np.linspace(0.05, 3.0, 119):
@@ -369,35 +375,36 @@ def _power_law(xs: Sequence[float], losses: Sequence[float]) -> tuple[float, flo
 def _gaps_panel(view: View, told: Transfer) -> Panel:
     """a, b and c over scale; transfer is fast where b falls faster than the square root of a."""
     xs = [_size(told, gap.scale) for gap in told.gaps]
-    losses = [Span(*(abs(v) for v in (g.loss.middle, g.loss.low, g.loss.high))) for g in told.gaps]
+    losses = [_above_zero(gap.loss) for gap in told.gaps]
     kinds = {
         "a, what a smaller model loses": (losses, TARGET, "circle"),
-        "b, how far its optimum is away (nats)": ([g.optimum for g in told.gaps], TEAL, "diamond"),
-        "c, what its optimum loses at the target": ([g.regret for g in told.gaps], CHOICES[1], "square"),
+        "b, how far its optimum is away (nats)": ([_above_zero(g.optimum) for g in told.gaps], TEAL, "diamond"),
+        "c, what its optimum loses at the target": ([_above_zero(g.regret) for g in told.gaps], CHOICES[1], "square"),
     }
     data = [_spans(name, xs, *drawn) for name, drawn in kinds.items()]
-    first = told.gaps[0]
-    if first.loss.middle > 0:
-        fast = [first.optimum.middle * math.sqrt(abs(g.loss.middle) / first.loss.middle) for g in told.gaps]
+    if told.law is not None:  # b with beta = alpha / 2, from the smallest scale's on
+        slow = np.array(xs) ** (-0.5 * float(np.median(told.law.alpha))) - 1
+        fast = told.gaps[0].optimum.middle * slow / slow[0]
         line = _points(xs, fast, [], {"color": TEAL}, "lines", "dot")
         data.append({**line, "name": "b falls faster than this: fast", "hoverinfo": "skip"})
-    ys = [y for trace in data for y in trace["y"] if y > 0] or [1.0]
-    note = "" if told.law is None else f"beta / alpha {Span.of(told.law.ratio)}: {told.pace}"
+    ys = [y for trace in data for y in trace["y"]]
+    ratio = f"beta / alpha {Span.of(told.law.ratio)}" if told.law and told.law.told else "beta is not told"
+    note = f"{ratio}: {told.pace}"
     layout = _layout(_over(told, xs), {**_log_axis(ys, "gap"), "title": {"text": "gap to the target"}}) | LEGEND
     return Panel("Gaps", note, data, layout)
 
 
 def _tests_panel(told: Transfer) -> Panel:
     """What the settings that were put to the test lose, against the noise of one run."""
-    spans, rows = list(told.tests.values()), list(range(len(told.tests)))
-    hover = [f"{name}: {span}" for name, span in told.tests.items()]
-    marks = _points([s.middle for s in spans], rows, list(map(text, hover)), {"size": 9, "color": TARGET})
+    spans, rows = [Span.of(test.loses) for test in told.tests], list(range(len(told.tests)))
+    hover = [text(test) for test in told.tests]
+    marks = _points([s.middle for s in spans], rows, hover, {"size": 9, "color": TARGET})
     data = [{**marks, "error_x": {**_whiskers(spans), "color": TARGET}}]
-    labels = {"tickvals": rows, "ticktext": [text(name) for name in told.tests], "range": [len(rows) - 0.5, -0.5]}
+    labels = {"tickvals": rows, "ticktext": [text(test.name) for test in told.tests], "range": [len(rows) - 0.5, -0.5]}
     layout = _layout({"title": {"text": "loses"}, "rangemode": "tozero"}, labels)
-    noise = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": told.noise, "x1": told.noise}
+    noise = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": told.allowed.loss, "x1": told.allowed.loss}
     layout["shapes"] = [{**noise, "line": {"color": TEAL, "width": 1.5, "dash": "dash"}}]
-    return Panel("Put to the test", f"dashed: noise of one run, {number(told.noise)}", data, layout)
+    return Panel("Put to the test", f"dashed: {told.allowed}", data, layout)
 
 
 # The answer as the record grew

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tuner.breakeven import BreakEven, Span
+from tuner.breakeven import BreakEven
 from tuner.engine import outlook
 from tuner.ledger import Ledger
 from tuner.mup.check import Coordinates
@@ -23,6 +23,7 @@ from tuner.report.coordinates import rows
 from tuner.report.versus import HEADINGS, lines
 from tuner.report.words import bill, bill_headings, drift, number, prediction, span
 from tuner.study import Study
+from tuner.theorem import Span
 from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
@@ -151,32 +152,33 @@ def checked(told: Coordinates) -> Table:
 def at_sizes(told: BreakEven) -> Table:
     """What a search at each proxy would lose, and a direct one that costs as much."""
     table = Table(title=f"{told.budget:g} target runs of search, and one run at {told.target}", title_justify="left")
-    for column in ("search at", "target runs a run", "runs", "bias of scale (90 %)", "search error", "loses together"):
+    lost = "loses" if told.unit == "loss" else "loses, of the loss"
+    for column in ("search at", "target runs a run", "runs", "by the bias of scale (90 %)", "by the search", lost):
         table.add_column(column, justify="left" if column == "search at" else "right")
     for line in told.lines:
         name = f"{line.scale}{' (best)' if line.scale == told.best else ''}"
-        cells = [number(line.cost), number(math.floor(line.runs)), str(line.bias), str(line.error), str(line.loses)]
-        table.add_row(name, *cells)
-    table.add_row(
-        "the target itself", "1", number(math.floor(told.budget + 1)), "0", str(told.direct), str(told.direct)
-    )
+        spans = [str(span).replace("inf", "no run") for span in (line.bias, line.error, line.loses)]
+        table.add_row(name, number(line.cost), number(math.floor(line.runs)), *spans)
+    table.add_row("the target", "1", number(math.floor(told.budget + 1)), "0", str(told.direct), str(told.direct))
     return table
 
 
 def crossing(told: BreakEven) -> str:
     """Where direct tuning becomes the better one, a line each."""
-    directly, below = told.to_noise
-    return "\n".join(
-        [
-            f"direct tuning loses less from {told.crossing} target runs in all on",
-            f"within a run's noise of {number(told.noise)}: directly after {directly} target runs, from below {below}",
-            f"best size to search at: {told.size} of the target's {told.sizes.axis}; of a tolerated regret "
-            f"{told.split} is best left to the bias of scale",
-            f"largest model worth training for {told.budget + 1:g} target runs: {told.largest} of the target's size",
-            f"alpha {Span.of(told.law.alpha)}, beta {Span.of(told.law.beta)}, a run costs size^{told.law.r:.2f}, "
-            f"{told.law.h} hyperparameters; {told.origin}",
-        ]
-    )
+    known = (told.crossing, told.direct_to_noise, told.below_to_noise)
+    crossed, directly, below = (str(span).replace("inf", "never") for span in known)
+    beta = "" if told.law.told else " (not told by the runs)"
+    total, size = f"{told.budget + 1:g} target runs", f"the target's {told.axis}"
+    lines = [
+        f"direct tuning loses less from a total of target runs of {crossed}",
+        f"no more than {number(told.noise)}, a run's noise, is lost after {directly} target runs of direct tuning, "
+        f"or {below} from below; the share of that best left to the bias of scale is {told.split}",
+        f"best size to search at, were any at hand: {told.size} of {size}",
+        f"largest model worth training for {total}: {told.largest} of {size}",
+        f"alpha {Span.of(told.law.alpha)}, beta {Span.of(told.law.beta)}{beta}, a run costs "
+        f"{told.axis}^{told.law.r:.2f}, {told.law.h} hyperparameters; {told.origin}",
+    ]
+    return "\n".join(lines)
 
 
 @contextmanager
