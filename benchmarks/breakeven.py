@@ -26,7 +26,6 @@ import numpy as np
 import tuner
 from benchmarks.recorded import problem
 from objectives.ridge import RandomFeatures
-from tuner.breakeven import Sizes, Span
 from tuner.engine import recommend
 from tuner.execution import settle_in
 from tuner.methods.transfer import Transfer
@@ -34,6 +33,7 @@ from tuner.problem import Problem
 from tuner.replay import Replay
 from tuner.scale import Scale
 from tuner.space import Params
+from tuner.theorem import Proxy, Sizes, Span
 from tuner.transfer import judge
 from tuner.trial import Observation
 
@@ -68,7 +68,9 @@ class Truth:
 
     def crossing(self, noise: float) -> float:
         directly, below = np.maximum(self.curves, noise).T
-        behind = np.flatnonzero(directly >= below)
+        behind, ahead = np.flatnonzero(directly > below), np.flatnonzero(directly < below)
+        if not len(ahead) or (len(behind) and behind[-1] > ahead[-1]):
+            return math.inf
         return float(TOTALS[0]) if not len(behind) else float(np.append(TOTALS, np.inf)[behind[-1] + 1])
 
 
@@ -132,8 +134,8 @@ def _crossing(asked: Problem, seen: list[Observation], seed: int) -> tuple[np.nd
     told = judge(asked, seen, answer, seed=seed)
     if told.law is None:
         return None
-    sizes = Sizes.of(asked)
-    below = [sizes(scale) for scale in asked.proxies if sizes(scale) < 1]
+    sizes = Sizes.of(asked, seen)
+    below = [Proxy(sizes(scale), sizes.cost(scale)) for scale in sizes.below(asked.proxies)]
     return told.law.break_even(below, answer.noise), answer.noise / abs(answer.loss), told.verdict
 
 

@@ -20,7 +20,8 @@ import tuner
 from objectives.ridge import RandomFeatures
 from tuner.engine import recommend
 from tuner.execution import settle_in
-from tuner.transfer import Span, Transfer, judge
+from tuner.theorem import Span
+from tuner.transfer import Transfer, judge
 
 TARGET = tuner.Scale(width=8192)
 PROXIES = tuple(tuner.Scale(width=width) for width in (256, 512, 1024, 2048))

@@ -24,6 +24,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from scipy.stats import chi2
@@ -65,6 +66,8 @@ class Layers(Network):
 class Shallow(TrainedObjective):
     """Adam at a constant learning rate, the only hyperparameter, on inputs drawn anew for every step.
 
+    Its betas are fixed: of a rule over batches only the rate is applied.
+
     Args:
         inputs: d.
         readout_rate: of the last layer, over that of the others.
@@ -74,6 +77,7 @@ class Shallow(TrainedObjective):
     inputs: int = 16
     readout_rate: float = 1.0
 
+    bent: ClassVar[bool] = True  # ReLU between layers
     space = SearchSpace({"lr": Float(1e-4, 1.0, log=True)})
 
     @abstractmethod
@@ -87,8 +91,7 @@ class Shallow(TrainedObjective):
 
     def network(self, scale: Scale, members: Members) -> Network:
         width = int(scale["width"])
-        bent = not isinstance(self, DeepLinear)
-        return Layers(self.rules(scale), members, self.fan_in, width, self.depth, bent, self.readout_rate)
+        return Layers(self.rules(scale), members, self.fan_in, width, self.depth, self.bent, self.readout_rate)
 
     @property
     def fan_in(self) -> int:
@@ -124,7 +127,8 @@ class Shallow(TrainedObjective):
     def _optimizer(
         self, network: Network, scale: Scale, lr: Sequence[float], weight_decay: Sequence[float]
     ) -> torch.optim.AdamW:
-        return adamw(network, lr, weight_decay, BETAS)
+        rates = [rate * self.rules(scale).over_data("lr") for rate in lr]
+        return adamw(network, rates, weight_decay, BETAS)
 
 
 def _and_one(x: Tensor) -> Tensor:
@@ -171,6 +175,8 @@ class DeepLinear(Shallow):
     steps: int = 500
     layers: int = 3
     label_noise: float = 0.5
+
+    bent = False
 
     @property
     def depth(self) -> int:

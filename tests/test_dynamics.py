@@ -75,14 +75,13 @@ def test_components_are_the_eigenvalues_of_the_symmetric_alignment_of_every_matr
     gradients = dict(zip(before, torch.autograd.grad(loss(model), list(model.parameters())), strict=True))
     path = Trajectory(model, loss, decay=0.0, every=1)
     trained(model, 1, watch=path.step)
-    expected = np.zeros(3)
+    expected = np.zeros(5)
     for name, p in model.named_parameters():
         if p.dim() == 2 and 1 not in p.shape:
             g, moved = gradients[name], p.detach() - before[name]
-            g, moved = (g, moved) if g.shape[1] <= g.shape[0] else (g.T, moved.T)
             values = np.linalg.eigvalsh(((g.T @ moved + moved.T @ g) / 2).numpy())
-            expected += values[np.argsort(-np.abs(values))]
-    np.testing.assert_allclose(path.result().components[0], expected, rtol=1e-9)
+            expected[: len(values)] += values[np.argsort(-np.abs(values))]
+    np.testing.assert_allclose(path.result().components[0], expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max())
 
 
 def test_to_be_watched_changes_nothing():
@@ -95,23 +94,40 @@ def test_to_be_watched_changes_nothing():
     assert path.result().steps.tolist() == list(range(3, 41, 3))
 
 
-def test_a_stack_of_one_and_a_convolution_are_matrices():
+def test_a_stack_is_its_matrices_and_a_kernel_the_matrix_of_its_outputs():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stacked, self.conv = nn.Parameter(torch.randn(1, 4, 3)), nn.Conv2d(1, 6, 2)
+            self.stacked, self.kernel = nn.Parameter(torch.randn(2, 4, 3)), nn.Parameter(torch.randn(6, 1, 2, 2))
 
         def forward(self):
-            return self.stacked.square().sum() + self.conv(torch.ones(1, 1, 3, 3)).square().sum()
+            return self.stacked.square().sum() + self.kernel.square().sum()
 
-    model = Net()
+    model = Net().double()
     path = Trajectory(model, lambda m: m(), decay=0.0, every=1)
     with torch.no_grad():
-        model.stacked.mul_(0.9)
+        for p in model.parameters():
+            p.mul_(0.9)  # dW = -0.1 W and G = 2 W: S = -0.2 W'W
     path.step()
-    seen = path.result()
-    assert seen.components.shape == (1, 3)  # the convolution has a single input: 6 rows of one number each, a vector
-    assert seen.linear.sum() == pytest.approx(seen.components.sum(), rel=1e-6)
+    matrices = [w.detach() / 0.9 for w in (*model.stacked, model.kernel.flatten(1))]
+    expected = np.zeros(4)
+    for w in matrices:
+        values = np.sort(-0.2 * np.linalg.svd(w.numpy(), compute_uv=False) ** 2)
+        expected[: len(values)] += values
+    np.testing.assert_allclose(path.result().components[0], expected, rtol=1e-9)
+
+
+def test_a_norm_in_training_and_a_gradient_that_is_not_finite_are_left_alone():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+    path = Trajectory(model, loss, every=1)
+    before = model[1].running_mean.clone()
+    path.step()
+    assert torch.equal(model[1].running_mean, before)
+    with torch.no_grad():
+        model[0].weight.fill_(math.nan)
+    path.step()
+    path.step()
+    assert np.isnan(path.result().linear[-1])
 
 
 @pytest.mark.parametrize("given", [{"decay": 1.0}, {"decay": -0.1}, {"every": 0}])
@@ -141,8 +157,13 @@ def test_kappa_finds_the_part_that_widths_share():
     assert np.abs(found.top[0] - found.top[1]).max() < np.abs(small[:, -1] - large[:, -1]).max() / 5
     assert found.residual.shape == (2, len(AT))
     np.testing.assert_allclose(found.top + found.residual, [small[:, -1], large[:, -1]])
-    shift = abs(AT[small[:, -1].argmin()] - AT[large[:, -1].argmin()])
-    assert shift <= found.bound < 1.0
+    # by hand: mu of the shared bowl is 2, so that t_n = 2 (sup gap / 2)^1/2 + sum of slopes / mu of the whole
+    gap, slopes = (
+        np.abs(found.top[0] - found.top[1]).max(),
+        np.abs(np.diff(found.residual, axis=1) / np.diff(AT)).max(1),
+    )
+    held = [np.diff(curve, 2).min() / 0.25**2 for curve in (*found.top, small[:, -1], large[:, -1])]
+    assert found.bound == pytest.approx(2 * (gap / max(held[:2])) ** 0.5 + slopes[0] / held[2] + slopes[1] / held[3])
 
 
 def test_kappa_finds_nothing_where_what_is_not_shared_moves_the_optimum():
@@ -152,6 +173,8 @@ def test_kappa_finds_nothing_where_what_is_not_shared_moves_the_optimum():
 def test_kappa_needs_three_values():
     with pytest.raises(ValueError, match="at least 3 increasing values"):
         kappa_hat(AT[:2], planted(16)[:2], planted(64)[:2])
+    with pytest.raises(ValueError, match="totals must be finite"):
+        kappa_hat(AT, planted(16) * np.where(AT > 0.9, np.nan, 1.0)[:, None], planted(64))
 
 
 # sharpness
@@ -199,6 +222,8 @@ def test_sharpness_refuses_what_it_cannot_find():
         sharpness(nn.Linear(1, 1), lambda m: m.weight.sum(), 2)
     with pytest.raises(ValueError, match="must be finite"):
         sharpness(network(), lambda m: loss(m) / 0)
+    with pytest.raises(ValueError, match="lacks 6 of the parameters"):
+        sharpness(network(), loss, preconditioner={})
     with pytest.raises(ValueError, match="take a step first"):
         adam_preconditioner(torch.optim.Adam(network().parameters()))
 
@@ -253,6 +278,8 @@ def test_the_critical_batch_is_found_exactly_without_noise():
     assert (found.steps, found.batch) == (pytest.approx(1000), pytest.approx(200))
     assert found.examples == pytest.approx(200_000)
     assert found.misfit < 1e-6
+    assert math.isinf(critical_batch(batches, 1e5 / batches).deviation)  # no batch is too large
+    assert math.isinf(critical_batch(batches, [1000.0] * 4).deviation)  # all are
     with pytest.raises(ValueError, match="three batch sizes"):
         critical_batch([16, 64], [10, 5])
 
@@ -289,6 +316,8 @@ def test_the_regime_turns_when_the_average_was_renewed_once():
 
 def test_distance_is_relative_and_symmetric():
     assert distance([1.0, 2.0], [1.0, 2.0]) == 0
+    with pytest.raises(ValueError, match="one length"):
+        distance([1.0, 2.0], [1.0])
     assert distance([1.0, 1.0], [3.0, 3.0]) == distance([3.0, 3.0], [1.0, 1.0]) == pytest.approx(1.0)
 
 

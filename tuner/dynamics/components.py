@@ -53,7 +53,7 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
         away: how far its minimum may lie from the loss's; None: one step of the grid.
 
     Raises:
-        ValueError: fewer than three values, or totals of another number.
+        ValueError: fewer than three values, totals of another number, or runs that diverged among them.
     """
     g = len(at)
     if g < 3 or len(small) != g or len(large) != g or (np.diff(at) <= 0).any():
@@ -61,6 +61,8 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
             f"kappa_hat: at least 3 increasing values with totals each are needed, got {g} with {len(small)} and "
             f"{len(large)}; add runs"
         )
+    if not (np.isfinite(small).all() and np.isfinite(large).all()):
+        raise ValueError("kappa_hat: totals must be finite, got runs that diverged; leave their values out")
     away = float(np.diff(at).max()) * 1.001 if away is None else away
     whole = np.array([small[:, -1], large[:, -1]])
     most = min(small.shape[1], large.shape[1]) - 1

@@ -96,7 +96,8 @@ class CriticalBatch:
     """S = steps (1 + batch / B).
 
     Args:
-        steps: S_min, with any batch. batch: B_crit, examples. deviation: of ln B_crit; infinite where it is not told.
+        steps: S_min, with any batch. batch: B_crit, examples; where the steps fall as 1 / B throughout it is above all
+            batches, where they do not fall at all below, and not told: deviation, of ln B_crit, is then infinite.
         misfit: root mean square of ln S.
     """
 
@@ -131,6 +132,6 @@ def critical_batch(batches: Sequence[float], steps: Sequence[float]) -> Critical
     found = least_squares(misses, [math.log(s.min()), middle])
     spare, rms = len(b) - 2, math.sqrt(float(np.mean(found.fun**2)))
     information = found.jac.T @ found.jac
-    known = np.linalg.matrix_rank(information) == 2
+    known = np.linalg.matrix_rank(information) == 2 and b.min() / 100 < math.exp(found.x[1]) < b.max() * 100
     variance = 2 * found.cost / spare * np.linalg.inv(information)[1, 1] if known else math.inf
     return CriticalBatch(math.exp(found.x[0]), math.exp(found.x[1]), math.sqrt(variance), rms)

@@ -41,6 +41,12 @@ def regime(rates: Sequence[float] | float, weight_decay: float, steps: int | Non
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Mean distance of two curves at the same steps, relative to their mean size."""
+    """Mean distance of two curves at the same steps, relative to their mean size.
+
+    Raises:
+        ValueError: curves of different lengths, or none.
+    """
+    if len(one) != len(other) or not len(one):
+        raise ValueError(f"distance: two curves of one length are needed, got {len(one)} and {len(other)}; cut them")
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     return float(np.abs(a - b).mean() / (0.5 * (np.abs(a) + np.abs(b)).mean()))

@@ -38,7 +38,9 @@ def sharpness(
         tolerance: of an eigenvalue, relative.
 
     Raises:
-        ValueError: the model has fewer trainable numbers than eigenvalues are asked for, or a loss that is not finite.
+        ValueError: the model has fewer trainable numbers than eigenvalues are asked for, a loss that is not finite, or
+            a preconditioner that lacks a parameter.
+        scipy.sparse.linalg.ArpackNoConvergence: Lanczos does not settle; ask for less precision.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
@@ -53,6 +55,8 @@ def sharpness(
         gradient = _flat(torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True))
         scale = torch.ones_like(gradient.detach())
         if preconditioner is not None:
+            if missing := sum(p not in preconditioner for p in parameters):
+                raise ValueError(f"sharpness: the preconditioner lacks {missing} of the parameters; step all of them")
             scale = _flat([preconditioner[p] for p in parameters]).rsqrt()
 
         def product(vector: Array) -> Array:

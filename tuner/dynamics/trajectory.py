@@ -4,10 +4,12 @@ With w_t an exponential moving average of the weights, looked at every few steps
 
     phi = sum_t <grad L(w_t), w_{t+1} - w_t>
 
-A weight matrix contributes the trace of S = (G' dW + dW' G) / 2, and its eigenvalues, ordered by size, say how many
-directions that takes; the shorter side of the matrix is the side of S. phi^k counts the first k of every matrix, and
-vectors whole (Ghosh, Wu and Bietti 2025, arXiv 2512.22768, section 4). Averages, not the weights themselves: these
-oscillate at the edge of stability, where a linearisation says nothing.
+A weight matrix (outputs, inputs) contributes the trace of S = (G' dW + dW' G) / 2, and its eigenvalues, ordered by
+size, say how many directions of its inputs that takes. phi^k counts the first k of every matrix, and vectors whole (Ghosh, Wu
+and Bietti 2025, arXiv 2512.22768, section 4). Averages, not the weights themselves: these oscillate at the edge of
+stability, where a linearisation says nothing.
+
+A tensor with three axes is a stack of matrices, one with more a kernel (outputs, everything else).
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Trajectory:
     """Watches a model in training. Call `step` after each step of the optimizer, `result` at the end.
 
     A look costs a gradient at the averaged weights and an eigenvalue problem a matrix; in between, an average a step.
+    Nothing of the model is changed. What is not finite is told as not a number.
 
     Args:
         loss: of a model, on a fixed held-out batch, as a scalar tensor; without dropout or the like.
@@ -98,7 +101,7 @@ class Trajectory:
     def result(self) -> Decomposition:
         """What was seen so far."""
         with torch.no_grad():
-            last = float(functional_call(self._of, self._last, ()))
+            last = float(functional_call(self._of, {**self._buffers(), **self._last}, ()))
         width = max((len(c) for c in self._components), default=0)
         padded = [np.pad(c, (0, width - len(c))) for c in self._components]
         return Decomposition(
@@ -117,7 +120,7 @@ class Trajectory:
             inner = float((gradient.double() * moved).sum())
             linear += inner
             values = _eigenvalues(gradient.double(), moved)
-            if values is None:
+            if not len(values):
                 vectors += inner
                 continue
             width = max(len(values), len(components))
@@ -130,11 +133,15 @@ class Trajectory:
         self._vectors.append(vectors)
         self._components.append(components)
 
+    def _buffers(self) -> dict[str, Tensor]:
+        """Copies, which a norm in training may move."""
+        return {name: b.clone() for name, b in self._of.named_buffers()}
+
     def _gradients(self) -> tuple[float, dict[str, Tensor]]:
         """At the averaged weights of the last look."""
         leaves = {name: p.detach().requires_grad_() for name, p in self._last.items()}
         with torch.enable_grad():
-            loss = functional_call(self._of, leaves, ())
+            loss = functional_call(self._of, {**self._buffers(), **leaves}, ())
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         gradients = {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
         return float(loss.detach()), gradients
@@ -151,16 +158,16 @@ class _Of(nn.Module):
         return self._loss(self.model)
 
 
-def _eigenvalues(gradient: Tensor, moved: Tensor) -> Array | None:
-    """Of S, by size; None where the tensor is no matrix. Leading axes of length one are dropped, others flattened."""
-    while gradient.dim() > 2 and gradient.shape[0] == 1:
-        gradient, moved = gradient[0], moved[0]
-    if gradient.dim() < 2 or 1 in gradient.shape[:2]:
-        return None
-    g, d = gradient.flatten(1), moved.flatten(1)
-    if g.shape[0] < g.shape[1]:
-        g, d = g.mT, d.mT
+def _eigenvalues(gradient: Tensor, moved: Tensor) -> Array:
+    """Of S, by size, summed over a stack; none where the tensor is a vector or a matrix of one row or column."""
+    if gradient.dim() < 2:
+        return np.zeros(0)
+    g, d = (t if t.dim() == 3 else t.flatten(1)[None] for t in (gradient, moved))
+    if 1 in g.shape[1:]:
+        return np.zeros(0)
     inner = g.mT @ d
+    if not torch.isfinite(inner).all():
+        return np.full(g.shape[2], np.nan)
     values = torch.linalg.eigvalsh(0.5 * (inner + inner.mT)).cpu()
-    found: Array = values[values.abs().argsort(descending=True)].numpy()
+    found: Array = values.gather(1, values.abs().argsort(descending=True)).sum(0).numpy()
     return found
