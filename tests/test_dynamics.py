@@ -4,9 +4,11 @@ import csv
 import itertools
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ from tuner.dynamics import (
     sharpness,
     super_consistency,
 )
+from tuner.report import dynamics as drawn
 
 X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.sin(X.sum(1, keepdim=True))
@@ -336,3 +339,51 @@ def test_updates_are_the_relative_change_of_a_step():
         for step, size in zip(moves.steps, found, strict=True):
             before, after = sizes[step - 2][name], sizes[step - 1][name]
             assert size == pytest.approx(float((after - before).norm() / before.norm()))
+
+
+# figures
+
+
+def test_every_diagnostic_has_a_figure_that_plotly_takes(tmp_path):
+    model = network()
+    path, moves = Trajectory(model, loss, every=5), Updates(model, every=5)
+    watch = NoiseScale(model.parameters(), 4, 2)
+    trained(model, 20, watch=lambda: (path.step(), moves.step()))
+    for _ in range(3):
+        model.zero_grad()
+        for part in (X[:4], X[4:8]):
+            (model(part).square().mean() / 2).backward()
+            watch.micro()
+        watch.step()
+    found = kappa_hat(AT, planted(16), planted(64))
+    batches, steps = [16, 64, 256], [100.0, 40.0, 25.0]
+    panels = [
+        drawn.trajectory(path.result(), 2),
+        drawn.invariance(AT, found, ("width 16", "width 64"), "lr"),
+        drawn.sharpnesses([1, 2], {"width 16": [1.0, 2.0]}, 3.0),
+        drawn.noise(watch),
+        drawn.steps_to_target(batches, steps, critical_batch(batches, steps)),
+        drawn.renewals([0.01] * 50, 0.5),
+        drawn.updates(moves),
+    ]
+    for panel in panels:
+        figure = go.Figure(data=panel.data, layout=panel.layout)  # refuses what plotly does not know
+        assert figure.data
+        for trace in figure.data:
+            assert len(trace.x) == len(trace.y) > 1
+    last = panels[0].data[0]["y"][-1]
+    assert last == pytest.approx(path.result().loss[-1] - path.result().loss[0])
+    drawn.write(panels, "a run", tmp_path / "run.html")
+    assert (tmp_path / "run.html").read_text().count("<figure>") == len(panels)
+
+
+def test_the_readme_s_run_is_watched(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tuner.dynamics" in block]
+    said: dict = {}
+    exec(code, said)
+    seen = said["seen"]
+    assert seen.top(4)[-1] + seen.residual(4)[-1] == pytest.approx(seen.linear.sum())
+    assert capsys.readouterr().out.endswith("lr\n")  # 100 steps renew 0.03 of the average
+    assert (tmp_path / "run.html").exists()

@@ -111,10 +111,15 @@ def test_the_check_tells_a_plan_from_the_standard_parametrization(name, parametr
     assert told.verdict == "fail" if parametrization == "sp" else told.verdict != "fail", told.reasons
 
 
-def test_the_readme_s_plain_gpt_and_resnet_pass_their_check_and_learn(capsys):
+def readme(part):
+    """The block of code that has this in it."""
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    *_, code, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(code, {})
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if part in block]
+    return code
+
+
+def test_the_readme_s_plain_gpt_and_resnet_pass_their_check_and_learn(capsys):
+    exec(readme("class ResNet"), {})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["Chars", "Images"]
     for (_, verdict, loss), classes in zip(lines, (103, 4), strict=True):
@@ -123,10 +128,8 @@ def test_the_readme_s_plain_gpt_and_resnet_pass_their_check_and_learn(capsys):
 
 
 def test_the_readme_s_study_of_an_unmodified_gpt2_tunes_the_rate_of_its_embeddings():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    *_, code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     said: dict = {}
-    exec(code, said)
+    exec(readme("GPT2LMHeadModel"), said)
     study = said["language"]
     assert study.problem.parametrization.belief(study.problem.space, "lr_input", "width", ("width",)) == (0.0, 0.12)
     assert all(math.isfinite(o.loss) for o in study.observations)

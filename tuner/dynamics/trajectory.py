@@ -5,9 +5,9 @@ With w_t an exponential moving average of the weights, looked at every few steps
     phi = sum_t <grad L(w_t), w_{t+1} - w_t>
 
 A weight matrix (outputs, inputs) contributes the trace of S = (G' dW + dW' G) / 2, and its eigenvalues, ordered by
-size, say how many directions of its inputs that takes. phi^k counts the first k of every matrix, and vectors whole (Ghosh, Wu
-and Bietti 2025, arXiv 2512.22768, section 4). Averages, not the weights themselves: these oscillate at the edge of
-stability, where a linearisation says nothing.
+size, say how many directions of its inputs that takes. phi^k counts the first k of every matrix, and vectors whole
+(Ghosh, Wu and Bietti 2025, arXiv 2512.22768, section 4). Averages, not the weights themselves: these oscillate at the
+edge of stability, where a linearisation says nothing.
 
 A tensor with three axes is a stack of matrices, one with more a kernel (outputs, everything else).
 """
