@@ -62,6 +62,7 @@ def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies(
     assert pace(0.55, 1.4) == "fast"
     assert pace(0.4, 0.7) == "weak"
     assert pace(0.4, 0.9) == "undetermined"
+    assert pace(0.04, 0.5) == "undetermined"  # Proposition 2: never below 1/2 in the limit
     assert pace(0.55, 1.4, told=False) == "undetermined"
 
 

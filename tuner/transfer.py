@@ -156,11 +156,16 @@ class Transfer:
 
 def _pace(law: Law) -> str:
     ratio = Span.of(law.ratio)
-    if not law.told:
+    if not law.told or _beyond_theory(law):
         return "undetermined"
     if ratio.low > FAST:
         return "fast"
     return "weak" if ratio.low <= FAST <= ratio.high < WEAK else "undetermined"
+
+
+def _beyond_theory(law: Law) -> bool:
+    """Whether beta is below alpha / 2, which no limit allows (Proposition 2): the scales are not in its regime yet."""
+    return bool((law.ratio < FAST).mean() >= SURE)
 
 
 @dataclass(frozen=True)
@@ -524,4 +529,6 @@ def _further(
     if law is not None:
         pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
         seen = f"beta {Span.of(law.beta)}, beta / alpha {Span.of(law.ratio)}" if law.told else "beta is not told"
+        if law.told and _beyond_theory(law):
+            seen += ", less than any limit allows: these scales are not in its regime yet"
         yield f"in {sizes.axis} alpha {Span.of(law.alpha)}, {seen}; transfer is fast above {FAST}: {pace}"
