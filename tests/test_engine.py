@@ -378,3 +378,39 @@ def test_weight_decay_is_seen_as_lr_times_weight_decay_where_runs_are_long():
         tuner.BadInput, match="timescale: needs one hyperparameter of role lr and one of role weight_decay"
     ):
         replace(problem(), space=tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-2, log=True)}), timescale=True)
+
+
+# what the verdict needs
+
+
+def searched(proxies, budget, among=False):
+    """Runs of a search in one hyperparameter, until its budget is spent."""
+    space = tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-1, log=True)})
+    asked = problem(space, proxies=tuple(Scale(width=w) for w in proxies))
+    rows = (
+        [Proposal({"lr": float(lr)}, s) for s in asked.proxies for lr in np.geomspace(2e-4, 8e-2, 9)] if among else None
+    )
+    runs: list = []
+    while chosen := engine.propose(asked, runs, budget=budget, among=rows):
+        [run] = chosen
+        cost = asked.cost(run.params, run.scale)
+        runs.append(Observation(run.params, run.scale, loss(run.params, run.scale), cost))
+        budget -= cost
+        if rows is not None:
+            rows.remove(run)
+    return runs, budget
+
+
+@pytest.mark.parametrize("among", [False, True])
+def test_a_search_that_can_afford_it_ends_with_the_runs_that_the_verdict_needs(among):
+    """Three at 16, 32 and 128 cost 0.203 target runs; by knowledge per cost alone, 128 would hardly be run."""
+    runs, left = searched((16, 32, 128), 0.25, among)
+    made = [sum(run.scale["width"] == w for run in runs) for w in (16, 32, 128)]
+    assert min(made) >= 3
+    assert left >= 0
+
+
+def test_a_search_that_cannot_afford_them_owes_nothing():
+    runs, left = searched((16, 32, 128), 0.05)  # less than one run at width 128
+    assert {run.scale["width"] for run in runs} <= {16, 32}
+    assert 0 <= left < (16 / 512) ** 2  # and spends what it has

@@ -7,7 +7,8 @@ the number of runs alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,7 @@ LOOKAHEAD = 4  # runs at one scale that are weighed together
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
 ENOUGH = 64  # runs that what is left should at least be planned for
+SCALES_JUDGED, RUNS_JUDGED = 3, 3  # that the verdict needs: two optima can be joined by a line, three bear it out
 BEYOND = 0.3  # root mean square over hyperparameters, cube lengths: an answer that far from every run is a guess
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
@@ -73,7 +75,8 @@ def propose(
     generator = generator_of(seed, number)
     with torch.no_grad():
         points = candidates(problem, fitted, problem.target, generator)
-        return _most_taught(problem, fitted, points, list(pending), generator, budget, count, among)
+        owed = _owed(problem, [*observations, *pending], budget, among)
+        return _most_taught(problem, fitted, points, list(pending), generator, budget, owed, count, among)
 
 
 @one_thread
@@ -134,6 +137,26 @@ def _design(
     return chosen
 
 
+def _owed(
+    problem: Problem,
+    runs: Sequence[Observation | Proposal],
+    budget: float,
+    among: Sequence[Proposal] | None,
+) -> dict[Scale, float]:
+    """What must be kept of a budget for the runs that the verdict still needs (`tuner.transfer`), scale by scale.
+
+    Without them a search ends with an answer and no word on whether to trust it. Nothing where the budget is too small.
+    """
+    cheap = sorted(problem.proxies, key=lambda scale: problem.cost(problem.space.middle, scale))[:SCALES_JUDGED]
+    made = Counter(run.scale for run in runs if not (isinstance(run, Observation) and run.diverged))
+    left = Counter(run.scale for run in among) if among is not None else None
+    missing = {scale: RUNS_JUDGED - made[scale] for scale in cheap if made[scale] < RUNS_JUDGED}
+    if left is not None:
+        missing = {scale: min(count, left[scale]) for scale, count in missing.items() if left[scale]}
+    owed = {scale: count * problem.cost(problem.space.middle, scale) for scale, count in missing.items()}
+    return owed if len(cheap) == SCALES_JUDGED and sum(owed.values()) <= budget else {}
+
+
 def _most_taught(
     problem: Problem,
     fitted: Fit,
@@ -141,10 +164,11 @@ def _most_taught(
     pending: list[Proposal],
     generator: torch.Generator,
     budget: float,
+    owed: Mapping[Scale, float],
     count: int,
     among: Sequence[Proposal] | None,
 ) -> list[Proposal]:
-    """The greedy batch of the scale with the best rate of knowledge to cost."""
+    """The greedy batch of the scale with the best rate of knowledge to cost; what is owed elsewhere is kept."""
     target = Moments(fitted, problem.inputs(points, problem.target))
     under_way = Moments(fitted, problem.located(pending)) if pending else None
     batches = []
@@ -152,7 +176,8 @@ def _most_taught(
         runs = Moments(fitted, inputs)
         costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
         know = Knowledge.of(target, runs, under_way)
-        batches.append(_batch(know, choices, np.where(_in_valley(runs), costs, np.inf), budget, count))
+        free = budget - sum(kept for scale, kept in owed.items() if scale != choices[0].scale)
+        batches.append(_batch(know, choices, np.where(_in_valley(runs), costs, np.inf), free, count))
     return max(batches, key=lambda batch: batch[0], default=(0.0, []))[1]
 
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.special import comb
 from scipy.stats import spearmanr
 
-from tuner.engine import propose
+from tuner.engine import RUNS_JUDGED, SCALES_JUDGED, propose
 from tuner.parametrization import PRESETS
 from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread
 from tuner.problem import Problem
@@ -45,8 +45,8 @@ from tuner.trial import Observation, Recommendation
 
 Array = NDArray[np.float64]
 
-FEWEST = 3  # scales: two optima can be joined by a line, and nothing bears out that it goes on
-ENOUGH = 3  # runs with a finite loss at a scale: as many as a parabola has coefficients
+FEWEST = SCALES_JUDGED  # scales: two optima can be joined by a line, and nothing bears out that it goes on
+ENOUGH = RUNS_JUDGED  # runs with a finite loss at a scale: as many as a parabola has coefficients
 SCALES = 4  # proxies that are looked at
 NEAR = 32  # points near where the optimum of a scale may be
 DRAWS = 512  # of the landscape
