@@ -109,7 +109,7 @@ def test_break_even_is_told_from_assumptions_before_any_run_and_from_the_runs_on
     assert told["best_proxy"]["width"] in (16, 24, 32)
     for row in told["proxies"]:
         assert row["regret"]["median"] == pytest.approx(row["bias"]["median"] + row["search_error"]["median"], rel=0.3)
-    assert "direct tuning loses less from" in assumed.stderr
+    assert "direct tuning loses less" in assumed.stderr
     ran = tuner("run", path, "--workers", 0, "--no-verify", "--json")
     assert ran.exit_code == 0, ran.stderr
     found = tuner("breakeven", path, "--json")

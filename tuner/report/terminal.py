@@ -165,12 +165,16 @@ def at_sizes(told: BreakEven) -> Table:
 
 def crossing(told: BreakEven) -> str:
     """Where direct tuning becomes the better one, a line each."""
-    known = (told.crossing, told.direct_to_noise, told.below_to_noise)
-    crossed, directly, below = (str(span).replace("inf", "never") for span in known)
+    directly, below = (str(span).replace("inf", "never") for span in (told.direct_to_noise, told.below_to_noise))
+    if math.isfinite(told.crossing.middle):
+        overtaken = f"from {told.crossing} target runs in all on".replace("inf", "never")
+    else:
+        earliest = f"; 90 %: not before {told.crossing.low:.3g}" if math.isfinite(told.crossing.low) else ""
+        overtaken = f"at no budget{earliest}"
     beta = "" if told.law.told else " (not told by the runs)"
     total, size = f"{told.budget + 1:g} target runs", f"the target's {told.axis}"
     lines = [
-        f"direct tuning loses less from a total of target runs of {crossed}",
+        f"direct tuning loses less {overtaken}",
         f"no more than {number(told.noise)}, a run's noise, is lost after {directly} target runs of direct tuning, "
         f"or {below} from below; the share of that best left to the bias of scale is {told.split}",
         f"best size to search at, were any at hand: {told.size} of {size}",
