@@ -346,7 +346,7 @@ def test_an_objective_is_held_to_its_parametrization_before_the_first_trial(tmp_
     assert bool(first.stdout) == (status == 0)
     again = CliRunner().invoke(main, [*asked, "--skip-check"])
     assert again.exit_code == 0
-    assert "coordinate check" not in again.stderr
+    assert "coordinate check: " not in again.stderr  # not made again; the verdict may name the one before
     assert json.loads(again.stdout)["trials"] >= 4
 
 
