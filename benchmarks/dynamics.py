@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.dynamics invariance       curves at equal lr and at equal lr x weight_decay
     OMP_NUM_THREADS=1 python -m benchmarks.dynamics hard             the optimum on the hardest tenth of held-out data
     TUNER_TABLES=... python -m benchmarks.dynamics critical          critical batch sizes of recorded language models
+    OMP_NUM_THREADS=1 python -m benchmarks.dynamics overhead         what it costs to watch
 
 The networks are those of the objectives, under mup-adamw, one after the other; learning rates are on a grid of factors
 of 2^(1/2). Overhead is seconds of a watched run over seconds of the same run unwatched.
@@ -21,9 +22,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.batch import bottom
@@ -31,7 +34,18 @@ from objectives.mlp import DigitsMLP
 from objectives.stacked import Network, adamw, initialise
 from objectives.training import TrainedObjective, schedule
 from objectives.transformer import CharTransformer
-from tuner.dynamics import NoiseScale, Trajectory, critical_batch, distance, kappa_hat, periods, regime
+from tuner.dynamics import (
+    NoiseScale,
+    Renewal,
+    Sharpness,
+    Trajectory,
+    Updates,
+    critical_batch,
+    distance,
+    kappa_hat,
+    periods,
+    regime,
+)
 from tuner.execution import settle_in
 from tuner.scale import Scale
 
@@ -44,6 +58,8 @@ LOOKS, DECAY = 40, 0.98
 TOP = 8  # components that are counted for every width alike
 
 Watch = Callable[[int, Network], None]
+Made = Callable[[Network, torch.optim.Optimizer], Watch]
+UNWATCHED: Made = lambda network, optimizer: lambda step, network: None  # noqa: E731
 
 
 def held_out(objective: TrainedObjective) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,7 +74,7 @@ def trained(
     decay: float,
     seed: int,
     course: Callable[[int, int], float] = schedule,
-    watch: Callable[[Network], Watch] = lambda network: lambda step, network: None,
+    watch: Made = UNWATCHED,
 ) -> tuple[Network, float]:
     """A network after training, and its seconds; `watch` is made before the first step and called after each."""
     torch.set_num_threads(1)
@@ -67,7 +83,7 @@ def trained(
     initialise(network, [seed], [1.0])
     optimizer = adamw(network, [lr], [decay], objective.rules(scale).betas)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    watched, steps = watch(network), objective.length(scale)
+    watched, steps = watch(network, optimizer), objective.length(scale)
     began = time.perf_counter()
     for step, (x, y) in enumerate(objective.batches([seed], steps, objective.batch)):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -87,7 +103,7 @@ def decomposed(name: str, width: int, lr: float) -> tuple[np.ndarray, float, flo
     objective = OBJECTIVES[name][0]
     batch, paths = held_out(objective), list[Trajectory]()
 
-    def watch(network: Network) -> Watch:
+    def watch(network: Network, optimizer: torch.optim.Optimizer) -> Watch:
         every = objective.length(Scale(width=width)) // LOOKS
         paths.append(Trajectory(network, lambda m: objective.losses(m, batch), DECAY, every))
         return lambda step, network: paths[0].step()
@@ -145,7 +161,7 @@ def curves(course: str, pair: tuple[float, float]) -> np.ndarray:
     batch, seen = held_out(objective), list[tuple[float, float, float]]()
     data = objective.batches([10_000], LONG // 25, MICRO * objective.batch)
 
-    def watch(network: Network) -> Watch:
+    def watch(network: Network, optimizer: torch.optim.Optimizer) -> Watch:
         def look(step: int, network: Network) -> None:
             if (step + 1) % 25:
                 return
@@ -260,9 +276,61 @@ def critical(workers: int) -> None:
     print(f"\ncritical batch goes as parameters^{slope:.2f}")
 
 
+# overhead
+
+
+def overhead(workers: int, repeats: int = 3) -> None:
+    """Alone, one after the other: ratios of times in one process."""
+    objective = CharTransformer()
+    batch = held_out(objective)
+    print("| watched | every | seconds, over the same run unwatched (smallest .. largest) |\n|---|---|---|")
+    for name, every, made in watchers(objective, batch):
+        ratios = []
+        for seed in range(repeats):
+            plain, watched = (trained(objective, 64, 3e-3, 0.1, seed, watch=w)[1] for w in (UNWATCHED, made))
+            ratios.append(watched / plain)
+        print(f"| {name} | {every} | {np.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f}) |", flush=True)
+
+
+def watchers(objective: TrainedObjective, batch: tuple[torch.Tensor, torch.Tensor]) -> list[tuple[str, str, Made]]:
+    small = batch[0][: objective.batch], batch[1][: objective.batch]
+
+    def loss(network: nn.Module) -> torch.Tensor:
+        return objective.losses(network, batch)
+
+    def few(network: nn.Module) -> torch.Tensor:
+        return objective.losses(network, small)
+
+    def stepping(made: Callable[[Network, torch.optim.Optimizer], Any]) -> Made:
+        def make(network: Network, optimizer: torch.optim.Optimizer) -> Watch:
+            seen = made(network, optimizer)
+            return lambda step, network: seen.step()
+
+        return make
+
+    def noisy(network: Network, optimizer: torch.optim.Optimizer) -> Watch:
+        noise = NoiseScale(network.parameters(), objective.batch // 2, 2)
+
+        def look(step: int, network: Network) -> None:  # what is added to a step that has micro-batches anyway
+            noise.micro()
+            noise.micro()
+            noise.step()
+
+        return look
+
+    return [
+        ("Trajectory", "10 steps", stepping(lambda n, o: Trajectory(n, loss, DECAY, 10))),
+        ("Sharpness, on one minibatch", "50 steps", stepping(lambda n, o: Sharpness(n, few, every=50))),
+        ("the same, as AdamW sees it", "50 steps", stepping(lambda n, o: Sharpness(n, few, o, every=50))),
+        ("NoiseScale, two micro-batches", "step", noisy),
+        ("Updates", "10 steps", stepping(lambda n, o: Updates(n, 10))),
+        ("Renewal", "step", stepping(lambda n, o: Renewal(o))),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shown = {"decomposition": decomposition, "invariance": invariance, "hard": hard, "critical": critical}
+    shown = {f.__name__: f for f in (decomposition, invariance, hard, critical, overhead)}
     parser.add_argument("what", choices=shown)
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()

@@ -16,15 +16,19 @@ from torch.nn import functional as F
 
 from tuner.dynamics import (
     NoiseScale,
+    Renewal,
+    Sharpness,
     Trajectory,
     Updates,
     adam_edge,
     adam_preconditioner,
+    consistent,
     critical_batch,
     distance,
     kappa_hat,
     periods,
     regime,
+    shared,
     sharpness,
     super_consistency,
 )
@@ -133,10 +137,25 @@ def test_a_norm_in_training_and_a_gradient_that_is_not_finite_are_left_alone():
     assert np.isnan(path.result().linear[-1])
 
 
-@pytest.mark.parametrize("given", [{"decay": 1.0}, {"decay": -0.1}, {"every": 0}])
+@pytest.mark.parametrize("given", [{"decay": 1.0}, {"decay": (0.9, -0.1)}, {"every": 0}, {"over": 0}])
 def test_a_bad_average_is_refused(given):
     with pytest.raises(ValueError, match="trajectory: 0 <= decay"):
         Trajectory(network(), loss, **given)
+
+
+def test_a_window_that_grows_is_the_average_by_hand():
+    """1 / (1 - decay) from 2 to 10 in 8 steps, looks from every 2 to every 4 steps."""
+    model = network()
+    path, averages = Trajectory(model, loss, decay=(0.5, 0.9), every=(2, 4), over=8), [model[0].weight.detach().clone()]
+
+    def watch():
+        window = 2 + min(len(averages) - 1, 8)
+        averages.append(averages[-1] + (model[0].weight.detach() - averages[-1]) / window)
+        path.step()
+
+    trained(model, 20, watch=watch)
+    assert path.result().steps.tolist() == [2, 4, 7, 11, 15, 19]
+    torch.testing.assert_close(path._average["model.0.weight"], averages[-1])
 
 
 # kappa
@@ -236,6 +255,33 @@ def test_super_consistency_is_the_largest_ratio():
     assert math.isnan(super_consistency([1.0, -1.0], [1.0, 1.0]))
 
 
+def test_sharpness_is_watched_as_adam_sees_it():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    plain, preconditioned = Sharpness(model, loss, every=20), Sharpness(model, loss, optimizer, every=20)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+        plain.step()
+        preconditioned.step()
+    now = sharpness(model, loss)[0], sharpness(model, loss, preconditioner=adam_preconditioner(optimizer))[0]
+    assert plain.steps == preconditioned.steps == [20, 40]
+    assert (plain.values[-1], preconditioned.values[-1]) == pytest.approx(now)
+    broken = Sharpness(model, lambda m: loss(m) / 0, every=1)
+    broken.step()
+    assert math.isnan(broken.values[0])
+
+
+def test_two_widths_that_train_alike_are_evidence_and_others_are_none():
+    alike = consistent([1.0, 2.0], [1.0, 2.2])
+    assert (alike.verdict, "factor of 1.1" in alike.reason) == ("pass", True)
+    assert consistent([1.0], [2.0]).verdict == consistent([1.0], [-1.0]).verdict == "undetermined"
+    found = shared(kappa_hat(AT, planted(16), planted(64)))
+    assert found.verdict == "pass"
+    assert shared(None).verdict == "undetermined"
+
+
 # noise
 
 
@@ -317,6 +363,23 @@ def test_the_regime_turns_when_the_average_was_renewed_once():
         periods([-0.1], 0.1)
 
 
+def test_renewal_is_read_off_the_optimizer_s_groups():
+    """muP's groups, lr / m and weight_decay m, agree; a schedule is followed; SGD without decay renews nothing."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    groups = [{"params": first.parameters()}, {"params": second.parameters(), "lr": 0.005, "weight_decay": 0.4}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.2)
+    watched = Renewal(optimizer)
+    for step in range(1000):
+        for group, peak in zip(optimizer.param_groups, (0.01, 0.005), strict=True):
+            group["lr"] = peak * (1 - step / 1000)
+        watched.step()
+    assert watched.periods == pytest.approx(0.002 * 500.5)
+    assert watched.regime == "lr x weight_decay"
+    still = Renewal(torch.optim.SGD(first.parameters(), lr=0.1))
+    still.step()
+    assert (still.periods, still.regime) == (0.0, "lr")
+
+
 def test_distance_is_relative_and_symmetric():
     assert distance([1.0, 2.0], [1.0, 2.0]) == 0
     with pytest.raises(ValueError, match="one length"):
@@ -348,7 +411,10 @@ def test_every_diagnostic_has_a_figure_that_plotly_takes(tmp_path):
     model = network()
     path, moves = Trajectory(model, loss, every=5), Updates(model, every=5)
     watch = NoiseScale(model.parameters(), 4, 2)
-    trained(model, 20, watch=lambda: (path.step(), moves.step()))
+    optimizer = trained(model, 20, watch=lambda: (path.step(), moves.step()))
+    renewal = Renewal(optimizer)
+    renewal.step()
+    renewal.step()
     for _ in range(3):
         model.zero_grad()
         for part in (X[:4], X[4:8]):
@@ -363,7 +429,7 @@ def test_every_diagnostic_has_a_figure_that_plotly_takes(tmp_path):
         drawn.sharpnesses([1, 2], {"width 16": [1.0, 2.0]}, 3.0),
         drawn.noise(watch),
         drawn.steps_to_target(batches, steps, critical_batch(batches, steps)),
-        drawn.renewals([0.01] * 50, 0.5),
+        drawn.renewals(renewal),
         drawn.updates(moves),
     ]
     for panel in panels:

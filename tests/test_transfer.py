@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from tuner import engine
+from tuner.errors import BadInput
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
 from tuner.space import Categorical, Float, SearchSpace
 from tuner.theorem import Law
 from tuner.transfer import DRAWS, _exponent, _pace, judge
-from tuner.trial import Observation
+from tuner.trial import Evidence, Observation
 
 SPACE = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)})
 TARGET, WIDTHS = Scale(width=512), (32, 64, 128)
@@ -140,12 +141,14 @@ def test_runs_larger_than_the_target_are_no_proxies():
     assert [gap.scale["width"] for gap in judged.gaps] == [32, 64, 128]
 
 
-def test_a_coordinate_check_that_failed_leaves_nothing_certain():
+def test_evidence_that_failed_leaves_nothing_certain():
     problem, observations = study()
     answer = engine.recommend(problem, observations)
-    failed = judge(problem, observations, answer, check={"verdict": "fail", "reason": "the readout grows"})
+    failed = judge(problem, observations, answer, evidence=[Evidence("check", "fail", "the readout grows")])
     assert failed.verdict == "undetermined"
-    assert failed.reasons[-1] == "coordinate check before the first trial: fail; the readout grows"
+    assert failed.reasons[-1] == "check: fail; the readout grows"
+    with pytest.raises(BadInput, match="evidence: must be one of"):
+        Evidence("check", "passed", "")
 
 
 def test_two_basins_with_a_wall_between_them_are_told():

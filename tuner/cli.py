@@ -137,6 +137,7 @@ def _hold_to_claim(study: Any) -> None:
     """Stops a study whose objective does not keep what its parametrization says, before money is spent on it."""
     from tuner.mup.check import claim_checked
     from tuner.report.terminal import checked, console
+    from tuner.trial import Evidence
 
     try:
         told = claim_checked(study.source.load(), study.problem)
@@ -147,7 +148,7 @@ def _hold_to_claim(study: Any) -> None:
         click.echo("stopped before the first trial; correct the parametrization, or run with --skip-check", err=True)
         raise _Failed(None)
     if told is not None:
-        study.record.check = {"verdict": told.verdict, "reason": told.reasons[0]}
+        study.add_evidence(Evidence("coordinate check before the first trial", told.verdict, told.reasons[0]))
         click.echo(f"coordinate check: {told.verdict}; {told.reasons[0]}", err=True)
 
 

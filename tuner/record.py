@@ -36,7 +36,7 @@ from tuner.runs import Run
 from tuner.scale import Scale
 from tuner.space import Categorical, Dimension, Params, SearchSpace, distribution
 from tuner.storage import shown, sqlite_path
-from tuner.trial import Failure, Result, Trial
+from tuner.trial import Evidence, Failure, Result, Trial
 
 RUNNING, FINISHED, DIVERGED, FAILED, LOST = "running", "finished", "diverged", "failed", "lost"
 
@@ -138,14 +138,15 @@ class Record:
         self._set("spec", spec)
 
     @property
-    def check(self) -> dict[str, str] | None:
-        """Verdict and reason of the coordinate check before the first trial; None where there was none."""
-        check: dict[str, str] | None = self._storage.get_study_user_attrs(self._id).get("check")
-        return check
+    def evidence(self) -> list[Evidence]:
+        """What was measured beside the runs, in the order it came."""
+        known = self._storage.get_study_user_attrs(self._id).get("evidence", {})
+        return [Evidence(name, *told) for name, told in known.items()]
 
-    @check.setter
-    def check(self, check: Mapping[str, str]) -> None:
-        self._set("check", check)
+    def add_evidence(self, found: Evidence) -> None:
+        """It takes the place of what has the same name."""
+        known = {each.name: [each.verdict, each.reason] for each in (*self.evidence, found)}
+        self._set("evidence", known)
 
     def _set(self, name: str, value: Mapping[str, Any]) -> None:
         self._will_write()

@@ -30,7 +30,7 @@ from tuner.scale import CostLaw, Scale
 from tuner.space import Params
 from tuner.theorem import Sizes
 from tuner.transfer import Allowed, Transfer, judge
-from tuner.trial import Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
+from tuner.trial import Evidence, Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
 MEASURED = "measured from the runs"  # whose constants a break-even has
@@ -416,8 +416,16 @@ class Study:
         return known
 
     def _judged(self, answer: Recommendation) -> Transfer:
-        seed, tolerance, check = self.seed, self.tolerance, self.record.check
-        return judge(self.problem, self.observations, answer, seed=seed, tolerance=tolerance, check=check)
+        seed, tolerance, evidence = self.seed, self.tolerance, self.record.evidence
+        return judge(self.problem, self.observations, answer, seed=seed, tolerance=tolerance, evidence=evidence)
+
+    def add_evidence(self, found: Evidence) -> None:
+        """Let the verdict take into account what was measured beside the runs; the record keeps it.
+
+        It takes the place of what has the same name. Raises BadInput where the record cannot be written.
+        """
+        self.record.add_evidence(found)
+        self._told = None, None
 
     def break_even(self, budget: float = 0.25, assumed: Assumptions | None = None) -> BreakEven:
         """What a search of a budget (target runs) buys from below, and the same cost directly; where they cross.

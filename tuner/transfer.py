@@ -41,7 +41,7 @@ from tuner.space import Categorical
 from tuner.surrogate.fit import Fit
 from tuner.surrogate.optimum import Points
 from tuner.theorem import SURE, Law, Proxy, Sizes, Span, searched
-from tuner.trial import Observation, Recommendation
+from tuner.trial import Evidence, Observation, Recommendation
 
 Array = NDArray[np.float64]
 
@@ -293,20 +293,20 @@ def judge(
     *,
     seed: int = 0,
     tolerance: float | None = None,
-    check: Mapping[str, str] | None = None,
+    evidence: Sequence[Evidence] = (),
 ) -> Transfer:
     """Whether transfer holds, by the runs that led to an answer.
 
     Args:
         tolerance: relative regret that is put up with, where it is more than a run's noise.
-        check: verdict and reason of the family's coordinate check, if there was one.
+        evidence: what was measured beside the runs.
     """
     allowed, sizes = Allowed.of(answer, tolerance), Sizes.of(problem, observations)
     runs = by_scale(run.scale for run in observations if not run.diverged)
     counts = {scale: len(group) for scale, group in runs.items()}
     told = [scale for scale in sizes.below(list(counts)) if counts[scale] >= ENOUGH]
     if len(told) + (counts.get(problem.target, 0) >= ENOUGH) < FEWEST:
-        return Transfer("undetermined", (_too_few(problem, counts), *_checked(check)), allowed, sizes)
+        return Transfer("undetermined", (_too_few(problem, counts), *map(str, evidence)), allowed, sizes)
     proxies = [told[round(i)] for i in np.linspace(0, len(told) - 1, min(SCALES, len(told)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
     if len(proxies) >= FEWEST:
@@ -318,17 +318,13 @@ def judge(
     tests = _tests(land, proxies, gaps[-1], allowed)
     doubts = [*_at_the_border(problem, land), *_contradicted(tests, proxies), *_jump(problem, fitted, land, allowed)]
     verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer, allowed)
-    if doubts or (check and check["verdict"] == "fail"):
+    if doubts or any(found.verdict == "fail" for found in evidence):
         verdict = "undetermined"
     if verdict == "undetermined":
         said += _settling(problem, observations, seed)
-    reasons = [*doubts, *said, *_further(gaps, law, sizes, tests, answer), *_checked(check)]
+    reasons = [*doubts, *said, *_further(gaps, law, sizes, tests, answer), *map(str, evidence)]
     losses = tuple(land.at(s, scale) for s, scale in enumerate([*proxies, problem.target]))
     return Transfer(verdict, tuple(reasons), allowed, sizes, gaps, losses, tests, law)
-
-
-def _checked(check: Mapping[str, str] | None) -> list[str]:
-    return [f"coordinate check before the first trial: {check['verdict']}; {check['reason']}"] if check else []
 
 
 def _tests(land: _Landscape, proxies: Sequence[Scale], gap: Gap, allowed: Allowed) -> tuple[Test, ...]:

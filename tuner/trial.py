@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from tuner.errors import BadInput
 from tuner.scale import Scale
 from tuner.space import Params, Value
+
+EVIDENCE = ("pass", "fail", "undetermined")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,31 @@ class Proposal:
 
     params: Params
     scale: Scale
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What something measured beside the runs says of transfer: the coordinate check, `tuner.dynamics`, or a person.
+
+    Args:
+        name: of what was measured.
+        verdict: "pass", "undetermined", or "fail": then nothing that the runs say of transfer is certain.
+        reason: with its number.
+
+    Raises:
+        BadInput: another verdict.
+    """
+
+    name: str
+    verdict: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in EVIDENCE:
+            raise BadInput(f"evidence: must be one of {', '.join(EVIDENCE)}, got {self.verdict!r}; correct the word")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.verdict}; {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,26 @@
 | Trajectory     | which directions of the averaged weights' path lower the loss            | after each step        |
 | Updates        | how much each tensor moves, relative to its size                         | after each step        |
 | NoiseScale     | the gradient's noise against the gradient: useful batch sizes            | after each micro-batch |
-| sharpness      | the largest curvatures of the loss                                       | when wanted            |
+| Sharpness      | the largest curvature of the loss, plain or as Adam sees it              | after each step        |
+| Renewal        | how often the average of updates was renewed: lr or lr x weight_decay?   | after each step        |
 
-`kappa_hat` reads from decompositions at two widths which part of the loss is the same at both; `critical_batch` fits
-steps against batch size; `regime` says whether lr or lr x weight_decay matters yet; `distance` tells curves apart.
+`sharpness` finds several curvatures at once; `kappa_hat` reads from decompositions at two widths which part of the loss
+is the same at both; `critical_batch` fits steps against batch size; `regime` says whether lr or lr x weight_decay
+matters yet; `distance` tells curves apart. What two widths say of transfer, `consistent` and `shared` make `Evidence`
+of, for `Study.add_evidence`.
 """
 
-from tuner.dynamics.components import Kappa, kappa_hat
+from tuner.dynamics.components import Kappa, kappa_hat, shared
 from tuner.dynamics.noise import CriticalBatch, NoiseScale, critical_batch
-from tuner.dynamics.regime import distance, periods, regime
-from tuner.dynamics.sharpness import adam_edge, adam_preconditioner, sharpness, super_consistency
+from tuner.dynamics.regime import Renewal, distance, periods, regime
+from tuner.dynamics.sharpness import (
+    Sharpness,
+    adam_edge,
+    adam_preconditioner,
+    consistent,
+    sharpness,
+    super_consistency,
+)
 from tuner.dynamics.trajectory import Decomposition, Trajectory
 from tuner.dynamics.updates import Updates
 
@@ -23,15 +33,19 @@ __all__ = [
     "Decomposition",
     "Kappa",
     "NoiseScale",
+    "Renewal",
+    "Sharpness",
     "Trajectory",
     "Updates",
     "adam_edge",
     "adam_preconditioner",
+    "consistent",
     "critical_batch",
     "distance",
     "kappa_hat",
     "periods",
     "regime",
+    "shared",
     "sharpness",
     "super_consistency",
 ]

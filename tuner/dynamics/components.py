@@ -18,6 +18,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.trial import Evidence
+
 Array = NDArray[np.float64]
 
 TAUS = tuple(np.geomspace(0.01, 10.0, 7))  # in units of the hyperparameter's coordinate
@@ -74,6 +76,15 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
         if _bent(at, top) <= bent and aside <= away:
             return Kappa(kappa, top, whole - top, (float(taus[0]), float(taus[1])), _bound(at, top, whole))
     return None
+
+
+def shared(found: Kappa | None) -> Evidence:
+    """`kappa_hat` of two widths as evidence of transfer: for it where there is a split, else it says nothing."""
+    if found is None:
+        return Evidence("top-kappa loss", "undetermined", "no low-rank part of the loss explains both widths' optimum")
+    bound = f"which moves by at most {found.bound:.3g}" if np.isfinite(found.bound) else "without a bound on its move"
+    counted = f"{np.median(found.kappa):g} components of the loss hold both widths' optimum, {bound}"
+    return Evidence("top-kappa loss", "pass", counted)
 
 
 def _descended(at: Array, tops: Array, whole: Array, taus: tuple[float, float]) -> NDArray[np.intp]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 
 def periods(rates: Sequence[float] | float, weight_decay: float, steps: int | None = None) -> float:
@@ -38,6 +39,34 @@ def periods(rates: Sequence[float] | float, weight_decay: float, steps: int | No
 def regime(rates: Sequence[float] | float, weight_decay: float, steps: int | None = None) -> str:
     """ "lr" while less than one period has passed, "lr x weight_decay" from then on."""
     return "lr" if periods(rates, weight_decay, steps) < 1 else "lr x weight_decay"
+
+
+class Renewal:
+    """Watches an optimizer with weight decay. Call `step` after each of its steps.
+
+    Attributes:
+        rates: lr x weight_decay of every step, of the group where it is largest. Independent weight decay, divided by
+            the group's learning rate as AdamW wants it, gives all groups the same.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.rates: list[float] = []
+
+    def step(self) -> None:
+        """Take the rates as they are."""
+        groups = self._optimizer.param_groups
+        self.rates.append(max(float(group["lr"]) * float(group.get("weight_decay", 0.0)) for group in groups))
+
+    @property
+    def periods(self) -> float:
+        """How many times the average of updates was renewed so far."""
+        return periods(self.rates, 1.0)
+
+    @property
+    def regime(self) -> str:
+        """Which hyperparameter counts so far."""
+        return regime(self.rates, 1.0)
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:

@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
 
+from tuner.trial import Evidence
+
 Array = NDArray[np.float64]
+
+ALIKE = 0.2  # nats of sharpness
 
 
 def sharpness(
@@ -74,6 +78,45 @@ def sharpness(
     return np.sort(values)[::-1]
 
 
+class Sharpness:
+    """Watches a model. Call `step` after each step of the optimizer; every so often it looks at the largest curvature.
+
+    Attributes:
+        steps: at which it looked. values: the sharpness at each; not a number where the loss was not finite or Lanczos
+            did not settle.
+
+    Args:
+        loss: of the model on a fixed batch, a scalar tensor that can be differentiated twice.
+        optimizer: Adam or AdamW, to see the sharpness as it does; None: plain.
+        every: steps between looks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module], Tensor],
+        optimizer: torch.optim.Optimizer | None = None,
+        every: int = 50,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"sharpness: at least one step between looks is needed, got {every}; raise it")
+        self._model, self._loss, self._optimizer, self._every, self._count = model, loss, optimizer, every, 0
+        self.steps: list[int] = []
+        self.values: list[float] = []
+
+    def step(self) -> None:
+        """Take the weights as they are after a step."""
+        self._count += 1
+        if self._count % self._every:
+            return
+        seen = None if self._optimizer is None else adam_preconditioner(self._optimizer)
+        self.steps.append(self._count)
+        try:
+            self.values.append(float(sharpness(self._model, self._loss, preconditioner=seen)[0]))
+        except (ValueError, ArpackNoConvergence):  # a run that diverges ends its own way
+            self.values.append(math.nan)
+
+
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return parameters_to_vector([t.contiguous() for t in tensors])
 
@@ -103,9 +146,19 @@ def adam_edge(lr: float, beta1: float = 0.9) -> float:
 def super_consistency(small: Sequence[float], large: Sequence[float]) -> float:
     """max_t |ln s(t) - ln s'(t)| of two widths' sharpness at the same steps and base hyperparameters.
 
-    Below 0.2 or so where the parametrization keeps the regime. Not a number where a sharpness is not above zero.
+    Below ALIKE or so where the parametrization keeps the regime. Not a number where a sharpness is not above zero.
     """
     pairs = list(zip(small, large, strict=True))
     if not pairs or any(min(pair) <= 0 for pair in pairs):
         return math.nan
     return max(abs(math.log(a / b)) for a, b in pairs)
+
+
+def consistent(small: Sequence[float], large: Sequence[float]) -> Evidence:
+    """`super_consistency` of two widths as evidence of transfer: for it where they train alike, else it says nothing.
+
+    Sharpness that differs is none against it: an optimum can stay where curvature does not.
+    """
+    apart = super_consistency(small, large)
+    said = f"the sharpness of two widths differs by a factor of {math.exp(apart):.3g} at most over training"
+    return Evidence("super consistency", "pass" if apart < ALIKE else "undetermined", said)

@@ -67,18 +67,30 @@ class Trajectory:
 
     Args:
         loss: of a model, on a fixed held-out batch, as a scalar tensor; without dropout or the like.
-        decay: of the average. every: steps between looks.
+        decay: of the average, or its first and its last. every: steps between looks, or the first and the last.
+        over: steps in which the average's window, 1 / (1 - decay), and the steps between looks grow from first to last.
+            The paper's: decay (0.98, 0.9995), every (2, 10), over 2000.
 
     Raises:
         ValueError: a decay outside [0, 1), or fewer than one step between looks.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Callable[[nn.Module], Tensor], decay: float = 0.99, every: int = 10
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module], Tensor],
+        decay: float | tuple[float, float] = 0.99,
+        every: int | tuple[int, int] = 10,
+        over: int = 2000,
     ) -> None:
-        if not 0 <= decay < 1 or every < 1:
-            raise ValueError(f"trajectory: 0 <= decay < 1 <= every is needed, got {decay} and {every}; correct them")
-        self._of, self._decay, self._every = _Of(model, loss), decay, every
+        self._decays = decay if isinstance(decay, tuple) else (decay, decay)
+        self._between = every if isinstance(every, tuple) else (every, every)
+        if not all(0 <= d < 1 for d in self._decays) or min(self._between) < 1 or over < 1:
+            raise ValueError(
+                f"trajectory: 0 <= decay < 1 <= every, and over >= 1 are needed, got {decay}, {every} and {over}; "
+                "correct them"
+            )
+        self._of, self._over, self._next = _Of(model, loss), over, self._between[0]
         self._live = {name: p for name, p in self._of.named_parameters() if p.requires_grad}
         self._average = {name: p.detach().clone() for name, p in self._live.items()}
         self._last = {name: p.clone() for name, p in self._average.items()}
@@ -92,11 +104,14 @@ class Trajectory:
     @torch.no_grad()
     def step(self) -> None:
         """Take the weights as they are after a step."""
+        grown = min(self._count / self._over, 1.0)
+        first, last = (1 / (1 - decay) for decay in self._decays)
         for name, p in self._live.items():
-            self._average[name].lerp_(p.detach(), 1 - self._decay)
+            self._average[name].lerp_(p.detach(), 1 / (first + grown * (last - first)))
         self._count += 1
-        if self._count % self._every == 0:
+        if self._count == self._next:
             self._look()
+            self._next += round(self._between[0] + grown * (self._between[1] - self._between[0]))
 
     def result(self) -> Decomposition:
         """What was seen so far."""

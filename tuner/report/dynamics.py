@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.dynamics import CriticalBatch, Decomposition, Kappa, NoiseScale, Updates
+from tuner.dynamics import CriticalBatch, Decomposition, Kappa, NoiseScale, Renewal, Updates
 from tuner.report.figures import CHOICES, GRID, LEGEND, TARGET, TEAL, Panel
 from tuner.report.page import assembled, written
 from tuner.report.words import number, text
@@ -72,9 +72,9 @@ def steps_to_target(batches: Sequence[float], steps: Sequence[float], fit: Criti
     return panel
 
 
-def renewals(rates: Sequence[float], weight_decay: float) -> Panel:
+def renewals(watched: Renewal) -> Panel:
     """How often AdamW's average was renewed; from 1 on lr x weight_decay matters, before that lr."""
-    renewed = np.cumsum(rates) * weight_decay
+    renewed = np.cumsum(watched.rates)
     steps = list(range(1, len(renewed) + 1))
     lines: Lines = {"periods renewed": (steps, renewed), "one": (steps, [1.0] * len(steps))}
     return _panel("Regime", "below one lr matters, above it lr x weight_decay", lines, "step", "periods")
