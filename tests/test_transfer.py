@@ -167,3 +167,27 @@ def test_two_basins_with_a_wall_between_them_are_told():
     _, judged = told(problem, observations)
     assert judged.verdict == "undetermined"
     assert any("the optimum jumps" in reason for reason in judged.reasons)
+
+
+def test_what_the_best_small_setting_lost_is_measured_where_it_was_run():
+    """Noise-free, on one grid at all scales, optimum as width^-0.5: the grid's own losses, by hand."""
+    widths, rates = (32, 64, 128, 512), np.exp(np.linspace(math.log(2e-4), math.log(5e-2), 11))
+
+    def risk(lr, width):
+        return 1 + width**-0.5 + 0.1 * (math.log(lr / 3e-3) + 0.5 * math.log(width / 512)) ** 2
+
+    problem = replace(study()[0], parametrization=preset("none"))
+    runs = [
+        Observation({"lr": float(lr)}, Scale(width=w), risk(lr, w) + NOISE * sign, 1.0)
+        for w in widths
+        for lr in rates
+        for sign in (-1, 1)
+    ]
+    _, judged = told(problem, runs)
+    at_target = [risk(lr, 512) for lr in rates]
+    for gap in judged.gaps:
+        copied = at_target[int(np.argmin([risk(lr, gap.scale["width"]) for lr in rates]))]
+        assert gap.measured == pytest.approx(copied - min(at_target))
+    assert any(reason.startswith("measured: the best run of width 32") for reason in judged.reasons)
+    _, unmeasured = told(problem, [run for run in runs if run.scale != TARGET])
+    assert [gap.measured for gap in unmeasured.gaps] == [None] * 3

@@ -50,6 +50,7 @@ ENOUGH = RUNS_JUDGED  # runs with a finite loss at a scale: as many as a parabol
 SCALES = 4  # proxies that are looked at
 NEAR = 32  # points near where the optimum of a scale may be
 DRAWS = 512  # of the landscape
+SAME = 1e-6  # of a range: what rounding makes of one setting
 EDGE = 0.02  # of a range: an optimum nearer to its end lies there
 WIDEN = 0.25  # of a range, beyond an end at which the optimum lies
 EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 120))  # that a rate may have
@@ -100,6 +101,8 @@ class Gap:
         within: the probability that this is no more than is allowed.
         noise: deviation of one run there.
         rank: Spearman correlation of the posterior means there and at the target, over settings that fill the space.
+        measured: c as runs at the target show it: what the best setting that was run there lost at the target, where
+            that was run too, beside the best that was; None where it was not.
     """
 
     scale: Scale
@@ -111,6 +114,7 @@ class Gap:
     within: float
     noise: float
     rank: float
+    measured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,7 @@ class _Landscape:
         away: Array = np.linalg.norm((self.pool[self.lowest[s]] - self.pool[self.lowest[-1]]) * np.array(nats), axis=1)
         return away
 
-    def gap(self, problem: Problem, s: int, scale: Scale, runs: int, allowed: Allowed) -> Gap:
+    def gap(self, problem: Problem, s: int, scale: Scale, runs: int, allowed: Allowed, measured: float | None) -> Gap:
         copied = self.regret(int(self.means[s].argmin()))
         return Gap(
             scale,
@@ -254,6 +258,7 @@ class _Landscape:
             within=float((copied <= allowed.loss).mean()),
             noise=float(self.noises[s]),
             rank=float(spearmanr(self.spread[s], self.spread[-1]).statistic),
+            measured=measured,
         )
 
     def law(self, problem: Problem, sizes: Sizes, scales: Sequence[Scale], search: Array) -> Law:
@@ -313,7 +318,10 @@ def judge(
         settings |= _left_out(problem, observations, proxies, seed)
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = _Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
-    gaps = tuple(land.gap(problem, s, scale, counts[scale], allowed) for s, scale in enumerate(proxies))
+    gaps = tuple(
+        land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, observations, scale))
+        for s, scale in enumerate(proxies)
+    )
     law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator)) if len(gaps) > 1 else None
     tests = _tests(land, proxies, gaps[-1], allowed)
     doubts = [*_at_the_border(problem, land), *_contradicted(tests, proxies), *_jump(problem, fitted, land, allowed)]
@@ -340,6 +348,23 @@ def _tests(land: _Landscape, proxies: Sequence[Scale], gap: Gap, allowed: Allowe
         found.append(Test(f"{BACKTEST} {gap.scale}", land.regret("backtest", len(proxies) - 1), there))
         found.append(Test(f"{WITHOUT} {proxies[0]}", land.regret("without the smallest"), allowed.loss))
     return tuple(found)
+
+
+def _measured(problem: Problem, observations: Sequence[Observation], scale: Scale) -> float | None:
+    """c_{n -> N} from runs alone, means over replicates; None with fewer than ENOUGH settings at the target."""
+    there, here = (_means(problem, observations, at) for at in (problem.target, scale))
+    best = min(here, key=lambda setting: here[setting])
+    return there[best] - min(there.values()) if len(there) >= ENOUGH and best in there else None
+
+
+def _means(problem: Problem, observations: Sequence[Observation], scale: Scale) -> dict[tuple[float, ...], float]:
+    """Base cube point, to SAME of a range -> mean loss of the runs of a scale."""
+    runs = [run for run in observations if run.scale == scale and not run.diverged]
+    losses: dict[tuple[float, ...], list[float]] = {}
+    for run in runs:
+        setting = np.round(problem.space.encode(run.params) / SAME)
+        losses.setdefault(tuple(setting), []).append(run.loss)
+    return {setting: float(np.mean(some)) for setting, some in losses.items()}
 
 
 def _search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> Array:
@@ -520,6 +545,9 @@ def _further(
         f"settings rank at {gaps[0].scale} as at the target with a correlation of {gaps[0].rank:.2f}, at "
         f"{gaps[-1].scale} of {gaps[-1].rank:.2f}"
     )
+    for gap in gaps:
+        if gap.measured is not None:
+            yield f"measured: the best run of {gap.scale}, unchanged, lost {gap.measured:.3g} at the target"
     if drifts := [told for told, _ in _drifts(answer)]:
         yield f"raw optima move: {', '.join(drifts)}"
     if law is not None:
