@@ -27,8 +27,8 @@ TARGET = tuner.Scale(width=8192)
 PROXIES = tuple(tuner.Scale(width=width) for width in (256, 512, 1024, 2048))
 
 
-def judged(seed: int, budget: float) -> tuple[Transfer, int]:
-    objective = RandomFeatures()
+def judged(seed: int, budget: float, noise: float) -> tuple[Transfer, int]:
+    objective = RandomFeatures(noise=noise)
     with tuner.create_study(objective=objective, target=TARGET, proxies=PROXIES, seed=seed) as study:
         study.optimize(objective, budget)
         answer = recommend(study.problem, study.observations, seed=seed)
@@ -50,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=float, default=1.0, help="target runs")
+    parser.add_argument("--noise", type=float, default=RandomFeatures.noise, help="deviation of a run")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
-        jobs = [pool.submit(judged, seed, chosen.budget) for seed in range(chosen.seeds)]
+        jobs = [pool.submit(judged, seed, chosen.budget, chosen.noise) for seed in range(chosen.seeds)]
         found = [job.result() for job in jobs]
     print("| width | gap | truth | covered | ends, ratio | searches |\n|---|---|---|---|---|---|")
     for proxy in PROXIES:

@@ -18,7 +18,7 @@ from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING
 from tuner.scale import Scale
 from tuner.space import Categorical, Float
 from tuner.studyfile import read
-from tuner.trial import Result
+from tuner.trial import Evidence, Result
 
 LR = Float(1e-4, 1e-1, log=True)
 TARGET = Scale(width=256)
@@ -402,6 +402,23 @@ def test_a_resumed_study_goes_on_as_if_it_had_never_stopped(tmp_path):
             part.optimize(bowl, runs * RUN)
             told = [(e.trial, e.state, e.loss, e.cost) for e in part.entries]
     assert told == [(e.trial, e.state, e.loss, e.cost) for e in whole.entries]
+
+
+def test_evidence_is_kept_and_heeded_after_resuming(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    with made(storage=url) as study:
+        study.optimize(bowl, 3 * RUN)
+        study.add_evidence(Evidence("sharpness", "undetermined", "1.3"))
+        study.add_evidence(Evidence("coordinate check", "pass", "32 slopes"))
+        assert "sharpness: undetermined; 1.3" in study.recommend().reasons
+        study.add_evidence(Evidence("sharpness", "pass", "1.1"))
+        assert "sharpness: pass; 1.1" in study.recommend().reasons
+    with made(storage=url) as study:
+        assert [str(each) for each in study.record.evidence] == [
+            "sharpness: pass; 1.1",
+            "coordinate check: pass; 32 slopes",
+        ]
+        assert study.transfer().reasons[-1] == "coordinate check: pass; 32 slopes"
 
 
 @pytest.mark.parametrize("retries", [0, 2])
