@@ -1,8 +1,10 @@
 """Verdicts on objectives that are trained: under muP, the standard parametrization, and a muP with a mistake in it.
 
     OMP_NUM_THREADS=1 python -m benchmarks.live --seeds 3
+    OMP_NUM_THREADS=1 python -m benchmarks.live --objectives ball index index-repaired --parametrizations mup-adamw
 
-Searches from widths 32, 64 and 128 for 1024 (the transformer: 256). The mistake: hidden layers keep their learning rate
+Searches from widths 32, 64 and 128 for 1024 (the transformer: 256; the ball: from 64 to 1024 for 4096; the k-index: from
+64 to 512 for 2048). The mistake: hidden layers keep their learning rate
 and weight decay at every width, while the tuner is told it is muP; the coordinate check, which would stop such a study
 before its first run, is left out. The drift is told twice from the same runs: by the preset's prior, and by that of
 "none", which is centred on no drift and wide, so that what the runs say is seen apart from what theory expects.
@@ -24,21 +26,28 @@ import numpy as np
 import tuner
 from objectives.mlp import DigitsMLP, TeacherMLP
 from objectives.rules import Rule, Rules
+from objectives.shallow import Ball, Index
 from objectives.training import TrainedObjective
 from objectives.transformer import CharTransformer
 from tuner.engine import recommend
 from tuner.execution import Serial, settle_in
 from tuner.parametrization import preset
 from tuner.scale import Scale
+from tuner.theorem import Span
 from tuner.trial import Result, Trial
 
 FRESH = 3  # seeds on which a recommendation is measured, none of them seen by a search
-OBJECTIVES: dict[str, tuple[type[TrainedObjective], int]] = {
-    "digits": (DigitsMLP, 1024),
-    "teacher": (TeacherMLP, 1024),
-    "transformer": (CharTransformer, 256),
+THREE, FOUR = (32, 64, 128), (64, 128, 256, 512)
+LONG = {"inputs": 64, "batch": 256, "steps": 2048}
+OBJECTIVES: dict[str, tuple[type[TrainedObjective], dict[str, Any], int, tuple[int, ...]]] = {
+    "digits": (DigitsMLP, {}, 1024, THREE),
+    "teacher": (TeacherMLP, {}, 1024, THREE),
+    "transformer": (CharTransformer, {}, 256, THREE),
+    "ball": (Ball, {**LONG, "base_width": 1}, 4096, (64, 128, 256, 512, 1024)),
+    "index": (Index, {**LONG, "indices": 15}, 2048, FOUR),
+    "index-repaired": (Index, {**LONG, "indices": 15, "readout_rate": 0.02}, 2048, FOUR),
 }
-WIDTHS = (32, 64, 128)
+PARAMETRIZATIONS = ("mup-adamw", "sp-adamw", "broken")
 
 
 class Unscaled(Rules):
@@ -49,14 +58,14 @@ class Unscaled(Rules):
 
 
 def made(name: str, parametrization: str) -> TrainedObjective:
-    family, _ = OBJECTIVES[name]
+    family, arguments, _, _ = OBJECTIVES[name]
     if parametrization != "broken":
-        return family(parametrization=parametrization)
+        return family(parametrization=parametrization, **arguments)
 
     def rules(self: TrainedObjective, scale: Scale, depth_ratio: float = 1.0) -> Rules:
         return Unscaled(**vars(family.rules(self, scale, depth_ratio)))
 
-    return type(family.__name__, (family,), {"rules": rules})(parametrization="mup-adamw")
+    return type(family.__name__, (family,), {"rules": rules})(parametrization="mup-adamw", **arguments)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Told:
 
     verdict: str
     within: tuple[float, float]  # probabilities: of the unchanged setting, of the recommendation
+    pace: str  # and beta / alpha
     drifts: np.ndarray  # (2, 3): by either prior; mean, low, high
     lr: float
     loss: float
@@ -76,7 +86,8 @@ class Told:
 
 def search(name: str, parametrization: str, seed: int, budget: float) -> Told:
     began, objective = time.perf_counter(), made(name, parametrization)
-    target, proxies = Scale(width=OBJECTIVES[name][1]), [Scale(width=w) for w in WIDTHS]
+    _, _, width, widths = OBJECTIVES[name]
+    target, proxies = Scale(width=width), [Scale(width=w) for w in widths]
     with tuner.create_study(objective=objective, target=target, proxies=proxies, seed=seed) as study:
         study.optimize(objective, budget)
         rec, told = study.recommend(), study.transfer()
@@ -86,11 +97,13 @@ def search(name: str, parametrization: str, seed: int, budget: float) -> Told:
     runs = Serial(objective).submit([Trial(i, rec.params, target, 10**9 + i) for i in range(FRESH)]).result()
     loss = float(np.mean([run.loss if isinstance(run, Result) else np.inf for run in runs]))
     within = [float((test.loses <= test.allowed).mean()) for test in told.tests[:2]] or [np.nan, np.nan]
+    ratio = "" if told.law is None or not told.law.told else f", {Span.of(told.law.ratio)}"
     drifts = np.array([told_.drift["lr"]["width"] for told_ in (rec, unbelieving)])
     seconds = time.perf_counter() - began
     return Told(
         told.verdict,
         (within[1], within[0]),
+        told.pace + ratio,
         drifts,
         float(rec.params["lr"]),
         loss,
@@ -111,7 +124,8 @@ def spanned(drifts: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=["digits", "teacher", "transformer"])
+    parser.add_argument("--parametrizations", nargs="+", choices=PARAMETRIZATIONS, default=PARAMETRIZATIONS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=1.0, help="target runs")
     parser.add_argument("--workers", type=int, default=2)
@@ -124,7 +138,7 @@ def main() -> None:
     said = []
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
         for name in chosen.objectives:
-            for parametrization in ("mup-adamw", "sp-adamw", "broken"):
+            for parametrization in chosen.parametrizations:
                 jobs = [pool.submit(search, name, parametrization, seed, chosen.budget) for seed in range(chosen.seeds)]
                 found = [job.result() for job in jobs]
                 verdicts = ", ".join(f"{count} {word}" for word, count in Counter(t.verdict for t in found).items())
@@ -138,7 +152,9 @@ def main() -> None:
                     f"{np.median([t.seconds for t in found]):.0f}",
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
-                said += [f"{name}, {parametrization}: {t.verdict}: {reason}" for t in found for reason in t.reasons]
+                for t in found:
+                    said.append(f"{name}, {parametrization}: beta / alpha {t.pace}")
+                    said += [f"{name}, {parametrization}: {t.verdict}: {reason}" for reason in t.reasons]
     print("\n" + "\n".join(said))
 
 
