@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.live --seeds 3
     OMP_NUM_THREADS=1 python -m benchmarks.live --objectives ball index index-repaired --parametrizations mup-adamw
 
-Searches from widths 32, 64 and 128 for 1024 (the transformer: 256; the ball: from 64 to 1024 for 4096; the k-index: from
-64 to 512 for 2048). The mistake: hidden layers keep their learning rate and weight decay at every width, while the
+Searches from widths 32, 64 and 128 for 1024 (the transformer: 256; the ball: from 64 to 1024 for 4096; the k-index:
+from 64 to 512 for 2048). The mistake: hidden layers keep their learning rate and weight decay at every width, while the
 tuner is told it is muP; the coordinate check, which would stop such a study before its first run, is left out. The
 drift is told twice from the same runs: by the preset's prior, and by that of "none", which is centred on no drift and
 wide, so that what the runs say is seen apart from what theory expects.
