@@ -256,3 +256,15 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     if isinstance(dimension, Int):
         return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def dimension(d: BaseDistribution, role: str | None = None) -> Dimension:
+    """The inverse; a step is left to whoever rounds to it. Raises BadInput as the dimensions do."""
+    from optuna import distributions
+
+    if isinstance(d, distributions.CategoricalDistribution):
+        return Categorical(d.choices, role)  # type: ignore[arg-type]
+    if isinstance(d, distributions.IntDistribution):
+        return Int(d.low, d.high, d.log, role)
+    assert isinstance(d, distributions.FloatDistribution)
+    return Float(d.low, d.high, d.log, role)
