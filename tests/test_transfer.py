@@ -54,6 +54,14 @@ def test_an_exponent_is_that_of_gaps_relative_to_the_target(alpha):
     assert _exponent(gaps, ratios) == pytest.approx(alpha, rel=0.02)
 
 
+def test_a_draw_without_a_gap_at_any_scale_says_nothing_and_breaks_nothing():
+    ratios, gaps = np.array([1 / 8, 1 / 4]), np.zeros((2, DRAWS))
+    gaps[:, 1:] = (ratios**-1.0 - 1)[:, None]
+    found = _exponent(gaps, ratios)
+    assert np.isfinite(found).all()
+    assert found[1:] == pytest.approx(1.0, rel=0.02)
+
+
 def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies():
     def pace(low, high, told=True):
         ratio = np.linspace(low, high, 201)

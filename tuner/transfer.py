@@ -283,7 +283,7 @@ def _exponent(gaps: Array, ratios: Array) -> Array:
 
     Relative to a finite target gaps go as r^-exponent - 1.
     """
-    gaps = np.maximum(gaps, TINY * np.abs(gaps).mean(0))
+    gaps = np.maximum(gaps, np.maximum(TINY * np.abs(gaps).mean(0), np.finfo(float).tiny))  # none at all in a draw
     shapes = np.log(np.abs(ratios[:, None] ** -EXPONENTS - 1))  # (scales, exponents)
     misses = np.log(gaps)[:, :, None] - shapes[:, None, :]
     found: Array = EXPONENTS[misses.var(0).argmin(-1)]
