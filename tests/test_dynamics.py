@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,12 @@ def test_components_are_the_eigenvalues_of_the_symmetric_alignment_of_every_matr
 def test_to_be_watched_changes_nothing():
     alone, watched = network(), network()
     trained(alone)
-    path, moves = Trajectory(watched, loss, every=3), Updates(watched, every=4)
-    trained(watched, watch=lambda: (path.step(), moves.step()))
+    path, moves, curves = (
+        Trajectory(watched, loss, every=3),
+        Updates(watched, every=4),
+        Sharpness(watched, loss, every=9),
+    )
+    trained(watched, watch=lambda: (path.step(), moves.step(), curves.step()))
     for p, q in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(p, q)
     assert path.result().steps.tolist() == list(range(3, 41, 3))
@@ -156,6 +161,28 @@ def test_a_window_that_grows_is_the_average_by_hand():
     trained(model, 20, watch=watch)
     assert path.result().steps.tolist() == [2, 4, 7, 11, 15, 19]
     torch.testing.assert_close(path._average["model.0.weight"], averages[-1])
+
+
+def test_sharpness_leaves_norms_and_random_numbers_alone_and_parameters_that_never_step_out():
+    def end(watch):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(0.5), nn.Linear(7, 1)).double()
+        model.register_parameter("unused", nn.Parameter(torch.zeros(3, dtype=torch.float64)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+        seen = Sharpness(model, loss, every=2)
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss(model).backward()
+            optimizer.step()
+            if watch:
+                seen.step()
+                Sharpness(model, loss, optimizer, every=1).step()
+        return model.state_dict(), seen.values
+
+    (alone, _), (watched, values) = end(False), end(True)
+    for name, tensor in alone.items():
+        assert torch.equal(tensor, watched[name])
+    assert np.isfinite(values).all()
 
 
 # kappa
@@ -276,10 +303,13 @@ def test_sharpness_is_watched_as_adam_sees_it():
 def test_two_widths_that_train_alike_are_evidence_and_others_are_none():
     alike = consistent([1.0, 2.0], [1.0, 2.2])
     assert (alike.verdict, "factor of 1.1" in alike.reason) == ("pass", True)
-    assert consistent([1.0], [2.0]).verdict == consistent([1.0], [-1.0]).verdict == "undetermined"
-    found = shared(kappa_hat(AT, planted(16), planted(64)))
-    assert found.verdict == "pass"
-    assert shared(None).verdict == "undetermined"
+    assert consistent([1.0], [2.0]).verdict == "undetermined"
+    for broken in (-1.0, math.nan, math.inf):
+        assert consistent([1.0, broken], [1.0, 1.1]).verdict == "undetermined"
+        assert "or a run diverged" in consistent([broken, 1.0], [broken, 1.0]).reason
+    found_split = kappa_hat(AT, planted(16), planted(64))
+    assert shared(replace(found_split, bound=0.3)).verdict == "pass"
+    assert shared(None).verdict == shared(replace(found_split, bound=math.inf)).verdict == "undetermined"
 
 
 # noise

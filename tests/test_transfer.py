@@ -154,7 +154,8 @@ def test_evidence_that_failed_leaves_nothing_certain():
     answer = engine.recommend(problem, observations)
     failed = judge(problem, observations, answer, evidence=[Evidence("check", "fail", "the readout grows")])
     assert failed.verdict == "undetermined"
-    assert failed.reasons[-1] == "check: fail; the readout grows"
+    assert failed.reasons[0] == "check: fail; the readout grows"
+    assert not any("would teach most" in reason for reason in failed.reasons)  # no run mends a parametrization
     with pytest.raises(BadInput, match="evidence: must be one of"):
         Evidence("check", "passed", "")
 
@@ -197,5 +198,8 @@ def test_what_the_best_small_setting_lost_is_measured_where_it_was_run():
         copied = at_target[int(np.argmin([risk(lr, gap.scale["width"]) for lr in rates]))]
         assert gap.measured == pytest.approx(copied - min(at_target))
     assert any(reason.startswith("measured: the best run of width 32") for reason in judged.reasons)
+    diverged = [replace(run, loss=math.inf) if run.scale == TARGET and run.params["lr"] > 4e-3 else run for run in runs]
+    _, worst = told(problem, diverged)
+    assert worst.gaps[0].measured == math.inf
     _, unmeasured = told(problem, [run for run in runs if run.scale != TARGET])
     assert [gap.measured for gap in unmeasured.gaps] == [None] * 3

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
+from threading import RLock
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -40,16 +41,20 @@ REFITS = 16  # an octave of runs, at which theta is looked for again: at every r
 SINCE = 64  # runs beyond the last climb, at most
 
 
+ALONE = RLock()  # the number of threads is the process's: two that save and restore it at once would leave it at one
+
+
 def one_thread(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with threadpool_limits(1):
-                return function(*args, **kwargs)
-        finally:
-            torch.set_num_threads(threads)
+        with ALONE:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                with threadpool_limits(1):
+                    return function(*args, **kwargs)
+            finally:
+                torch.set_num_threads(threads)
 
     return limited
 

@@ -399,7 +399,8 @@ class Study:
         """Whether transfer holds here: gaps, rates, the verdict and its reasons."""
         if all(run.diverged for run in self.observations):
             why = f"{len(self.observations)} runs finished, none with a finite loss: nothing can be said of transfer"
-            return Transfer("undetermined", (why,), Allowed(math.nan, "a run's noise"), Sizes.of(self.problem))
+            reasons = (why, *map(str, self.record.evidence))
+            return Transfer("undetermined", reasons, Allowed(math.nan, "a run's noise"), Sizes.of(self.problem))
         return self._answered()[1]
 
     def _answered(self) -> tuple[Recommendation, Transfer]:

@@ -17,7 +17,7 @@ is more than one run's noise there: less could not be told from nothing.
 | transfer     | the setting that is best at the largest proxy, unchanged in base coordinates, loses nothing    |
 | corrected    | the recommendation loses nothing; the unchanged setting does, or may                           |
 | direct       | neither; and tuning the target itself to a run's noise costs less than from below (breakeven)  |
-| undetermined | none of these, or the runs contradict each other (`_doubts`), or are at fewer than three scales |
+| undetermined | none of these, or the runs contradict each other, or are at fewer than three scales             |
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Transfer:
         losses: at those proxies and the target.
         tests: what each setting that was put to the test loses.
         sizes: what the exponents of the law are in.
-        law: draws of the exponents and constants of the gaps; None where there is a single gap.
+        law: draws of the exponents and constants of the gaps; None with too few runs.
         allowed: what may be lost at the target.
         verdict, reasons: one word, and why.
     """
@@ -322,15 +322,17 @@ def judge(
         land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, observations, scale))
         for s, scale in enumerate(proxies)
     )
-    law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator)) if len(gaps) > 1 else None
+    law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator))
     tests = _tests(land, proxies, gaps[-1], allowed)
     doubts = [*_at_the_border(problem, land), *_contradicted(tests, proxies), *_jump(problem, fitted, land, allowed)]
     verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer, allowed)
-    if doubts or any(found.verdict == "fail" for found in evidence):
-        verdict = "undetermined"
-    if verdict == "undetermined":
+    failed = [str(found) for found in evidence if found.verdict == "fail"]
+    if doubts or verdict == "undetermined":
         said += _settling(problem, observations, seed)
-    reasons = [*doubts, *said, *_further(gaps, law, sizes, tests, answer), *map(str, evidence)]
+    if doubts or failed:
+        verdict = "undetermined"
+    others = [str(found) for found in evidence if found.verdict != "fail"]
+    reasons = [*failed, *doubts, *said, *_further(gaps, law, sizes, tests, answer), *others]
     losses = tuple(land.at(s, scale) for s, scale in enumerate([*proxies, problem.target]))
     return Transfer(verdict, tuple(reasons), allowed, sizes, gaps, losses, tests, law)
 
@@ -353,13 +355,13 @@ def _tests(land: _Landscape, proxies: Sequence[Scale], gap: Gap, allowed: Allowe
 def _measured(problem: Problem, observations: Sequence[Observation], scale: Scale) -> float | None:
     """c_{n -> N} from runs alone, means over replicates; None with fewer than ENOUGH settings at the target."""
     there, here = (_means(problem, observations, at) for at in (problem.target, scale))
-    best = min(here, key=lambda setting: here[setting])
-    return there[best] - min(there.values()) if len(there) >= ENOUGH and best in there else None
+    best, finite = min(here, key=lambda setting: here[setting]), [loss for loss in there.values() if np.isfinite(loss)]
+    return there[best] - min(finite) if len(finite) >= ENOUGH and best in there else None
 
 
 def _means(problem: Problem, observations: Sequence[Observation], scale: Scale) -> dict[tuple[float, ...], float]:
-    """Base cube point, to SAME of a range -> mean loss of the runs of a scale."""
-    runs = [run for run in observations if run.scale == scale and not run.diverged]
+    """Base cube point, to SAME of a range -> mean loss of the runs of a scale; infinite where one diverged."""
+    runs = [run for run in observations if run.scale == scale]
     losses: dict[tuple[float, ...], list[float]] = {}
     for run in runs:
         setting = np.round(problem.space.encode(run.params) / SAME)
@@ -478,7 +480,7 @@ def _verdict(
     problem: Problem,
     lost: Array,
     gap: Gap,
-    law: Law | None,
+    law: Law,
     sizes: Sizes,
     answer: Recommendation,
     allowed: Allowed,
@@ -491,7 +493,7 @@ def _verdict(
         f"the recommendation loses {Span.of(lost)}; within the same with probability {within:.2f}",
     ]
     moved = _uncorrected(problem, answer)
-    weak = law is not None and _pace(law) == "weak"
+    weak = _pace(law) == "weak"
     if gap.within >= SURE and not weak and not moved:
         return "transfer", said
     if gap.within >= SURE and weak:
@@ -500,7 +502,7 @@ def _verdict(
         said.append(f"base coordinates are raw ones here, and the optimum moves in them: {', '.join(moved)}")
     if within >= SURE:
         return "corrected", said
-    if law is not None and max(within, gap.within) <= 1 - SURE:
+    if max(within, gap.within) <= 1 - SURE:
         proxies = [Proxy(sizes(scale), sizes.cost(scale)) for scale in sizes.below(problem.proxies)]
         directly, below = law.to_reach(allowed.loss, proxies)
         if (directly < below).mean() >= SURE:
@@ -536,7 +538,7 @@ def _drifts(answer: Recommendation) -> Iterator[tuple[str, tuple[float, float, f
 
 
 def _further(
-    gaps: Sequence[Gap], law: Law | None, sizes: Sizes, tests: Sequence[Test], answer: Recommendation
+    gaps: Sequence[Gap], law: Law, sizes: Sizes, tests: Sequence[Test], answer: Recommendation
 ) -> Iterator[str]:
     """What else is known: tests that were passed, the ranks, the drift, and the rates."""
     for test in tests[2:]:
@@ -550,9 +552,8 @@ def _further(
             yield f"measured: the best run of {gap.scale}, unchanged, lost {gap.measured:.3g} at the target"
     if drifts := [told for told, _ in _drifts(answer)]:
         yield f"raw optima move: {', '.join(drifts)}"
-    if law is not None:
-        pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
-        seen = f"beta {Span.of(law.beta)}, beta / alpha {Span.of(law.ratio)}" if law.told else "beta is not told"
-        if law.told and _beyond_theory(law):
-            seen += ", less than any limit allows: these scales are not in its regime yet"
-        yield f"in {sizes.axis} alpha {Span.of(law.alpha)}, {seen}; transfer is fast above {FAST}: {pace}"
+    pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
+    seen = f"beta {Span.of(law.beta)}, beta / alpha {Span.of(law.ratio)}" if law.told else "beta is not told"
+    if law.told and _beyond_theory(law):
+        seen += ", less than any limit allows: these scales are not in its regime yet"
+    yield f"in {sizes.axis} alpha {Span.of(law.alpha)}, {seen}; transfer is fast above {FAST}: {pace}"

@@ -79,12 +79,16 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
 
 
 def shared(found: Kappa | None) -> Evidence:
-    """`kappa_hat` of two widths as evidence of transfer: for it where there is a split, else it says nothing."""
+    """`kappa_hat` of two widths as evidence of transfer: for it where a split bounds how far the optimum moves.
+
+    Where it does not it says nothing.
+    """
     if found is None:
         return Evidence("top-kappa loss", "undetermined", "no low-rank part of the loss explains both widths' optimum")
-    bound = f"which moves by at most {found.bound:.3g}" if np.isfinite(found.bound) else "without a bound on its move"
-    counted = f"{np.median(found.kappa):g} components of the loss hold both widths' optimum, {bound}"
-    return Evidence("top-kappa loss", "pass", counted)
+    counted = f"{np.median(found.kappa):g} components of the loss hold both widths' optimum, "
+    if not np.isfinite(found.bound):
+        return Evidence("top-kappa loss", "undetermined", counted + "without a bound on its move")
+    return Evidence("top-kappa loss", "pass", counted + f"which moves by at most {found.bound:.3g}")
 
 
 def _descended(at: Array, tops: Array, whole: Array, taus: tuple[float, float]) -> NDArray[np.intp]:

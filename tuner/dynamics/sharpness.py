@@ -109,12 +109,18 @@ class Sharpness:
         self._count += 1
         if self._count % self._every:
             return
-        seen = None if self._optimizer is None else adam_preconditioner(self._optimizer)
         self.steps.append(self._count)
+        buffers = {name: b.clone() for name, b in self._model.named_buffers()}  # which a norm in training moves
         try:
-            self.values.append(float(sharpness(self._model, self._loss, preconditioner=seen)[0]))
+            with torch.random.fork_rng({p.device.index for p in self._model.parameters() if p.is_cuda}):
+                seen = None if self._optimizer is None else adam_preconditioner(self._optimizer)
+                self.values.append(float(sharpness(self._model, self._loss, preconditioner=seen)[0]))
         except (ValueError, ArpackNoConvergence):  # a run that diverges ends its own way
             self.values.append(math.nan)
+        finally:
+            with torch.no_grad():
+                for name, b in self._model.named_buffers():
+                    b.copy_(buffers[name])
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -131,10 +137,12 @@ def adam_preconditioner(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, 
     for group in optimizer.param_groups:
         for p in group["params"]:
             state = optimizer.state.get(p, {})
-            if "exp_avg_sq" not in state:
-                raise ValueError("sharpness: Adam's second moments are needed, got none; take a step first")
+            if "exp_avg_sq" not in state:  # frozen, or of no use
+                continue
             corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             found[p] = corrected.sqrt() + group["eps"]
+    if not found:
+        raise ValueError("sharpness: Adam's second moments are needed, got none; take a step first")
     return found
 
 
@@ -146,10 +154,10 @@ def adam_edge(lr: float, beta1: float = 0.9) -> float:
 def super_consistency(small: Sequence[float], large: Sequence[float]) -> float:
     """max_t |ln s(t) - ln s'(t)| of two widths' sharpness at the same steps and base hyperparameters.
 
-    Below ALIKE or so where the parametrization keeps the regime. Not a number where a sharpness is not above zero.
+    Below ALIKE or so where the parametrization keeps the regime. Not a number where one is not above zero and finite.
     """
     pairs = list(zip(small, large, strict=True))
-    if not pairs or any(min(pair) <= 0 for pair in pairs):
+    if not pairs or not all(0 < value < math.inf for pair in pairs for value in pair):
         return math.nan
     return max(abs(math.log(a / b)) for a, b in pairs)
 
@@ -160,5 +168,7 @@ def consistent(small: Sequence[float], large: Sequence[float]) -> Evidence:
     Sharpness that differs is none against it: an optimum can stay where curvature does not.
     """
     apart = super_consistency(small, large)
+    if math.isnan(apart):
+        return Evidence("super consistency", "undetermined", "a sharpness was not above zero, or a run diverged")
     said = f"the sharpness of two widths differs by a factor of {math.exp(apart):.3g} at most over training"
     return Evidence("super consistency", "pass" if apart < ALIKE else "undetermined", said)

@@ -5,29 +5,29 @@
     study.optimize(objective, n_trials=60)                  # trial.set_user_attr("cost", flops) in it
     sampler.recommend(study).params                         # at width 4096
 
-| trial                                            | is to the tuner                                             |
-|--------------------------------------------------|-------------------------------------------------------------|
-| complete                                         | a run; diverged where its value is infinite                 |
-| pruned, or failed with the user attribute        | a run that diverged: nothing else is worth pruning for, as  |
-| `diverged`                                       | early losses do not rank settings across scales             |
-| failed                                           | nothing: it broke for reasons that are not the training's   |
-| running                                          | pending                                                     |
+| trial                              | is to the tuner                                                           |
+|------------------------------------|---------------------------------------------------------------------------|
+| complete                           | a run; diverged where its value is infinite                               |
+| pruned                             | a run that diverged: nothing else is worth pruning for, as early losses   |
+|                                    | do not rank settings across scales                                        |
+| failed                             | a run that broke, which is not proposed again; one that diverged where it |
+|                                    | has the user attribute `diverged`. Optuna makes a loss that is no number  |
+|                                    | a failure: raise TrialPruned instead                                      |
+| running                            | pending                                                                   |
+
+With a target the first trial that ends says what the hyperparameters are; their ranges may widen later on.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -37,15 +37,48 @@ from tuner.errors import BadInput, is_number
 from tuner.parametrization import preset
 from tuner.problem import Problem
 from tuner.scale import CostLaw, Scale, grid, ladder
-from tuner.space import SearchSpace, dimension
+from tuner.space import Params, SearchSpace, dimension, suggestion
+from tuner.study import priced
 from tuner.transfer import judge
 from tuner.trial import Observation, Proposal, Recommendation
 
 Cost = str | Callable[[Scale], float]
 Space = dict[str, BaseDistribution]
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 ALONE = Scale(scale=1)  # where no axis is named: a study of one scale
+RUNGS = 32  # scales that are weighed, at most
+ROUNDING = 1e-9  # relative
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the storage says, read once.
+
+    Args:
+        runs: that finished with parameters, in their order; what broke is not among them.
+        under_way: that run, or broke.
+        older: how many run, are older than the trial that asks, and have no parameters yet.
+        space: what every run had; a hyperparameter's range is as wide as it ever was.
+    """
+
+    runs: list[FrozenTrial]
+    under_way: list[FrozenTrial]
+    older: int
+    space: Space
+
+    @staticmethod
+    def of(study: Study, axes: Sequence[str], asking: int | None = None) -> _Known:
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != asking]
+        runs = [t for t in trials if t.params and (t.state in (TrialState.COMPLETE, TrialState.PRUNED) or _diverged(t))]
+        space = {}
+        for name in runs[0].distributions if runs else ():
+            seen = [t.distributions[name] for t in runs if name in t.distributions]
+            if axes or len(seen) == len(runs):  # of a study of one scale, parameters may depend on each other
+                space[name] = _union(seen) if axes else seen[-1]
+        waiting = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.FAIL) and not _diverged(t)]
+        under_way = [t for t in waiting if _has(t, space)]
+        blank = [t for t in waiting if t.state == TrialState.RUNNING and not _has(t, space)]
+        return _Known(runs, under_way, sum(asking is not None and t.number < asking for t in blank), space)
 
 
 class TransferSampler(BaseSampler):
@@ -54,16 +87,17 @@ class TransferSampler(BaseSampler):
     Args:
         target: axis -> its value at the scale the answer is for. The trial's parameters of these names, integers,
             floats or choices of numbers, are the scale; the others are hyperparameters. None: a study of one scale.
-        parametrization: preset by which raw values move with scale (`tuner.parametrization`). Ranges are raw at `base`.
+        parametrization: preset by which raw values move with scale (`tuner.parametrization`). Ranges are of base
+            values, raw at `base`; elsewhere only those runs are made whose raw values the ranges allow too.
         cost: what a run cost: the name of a user attribute that every trial sets, "duration" for its seconds, or
             scale -> cost, which needs no attribute.
-        base: the scale at which raw and base values agree; None: the smallest.
+        base: the scale at which raw and base values agree; None: the smallest that trials may have.
         roles: hyperparameter -> what it is to the parametrization, where its name does not say so.
-        seed: None: drawn.
+        seed: None: from the study's name, so that all workers agree.
 
     Raises:
-        BadInput (a ValueError): in use: hyperparameters or ranges that changed in mid-study, an axis that is no
-            parameter, a cost that is missing or not above zero. The storage is left as it was.
+        BadInput (a ValueError): of what is given here; in use, of a cost that is missing or not above zero, an axis
+            that is no parameter, a hyperparameter that the first trial did not have, a range narrower than it was.
     """
 
     def __init__(
@@ -75,38 +109,45 @@ class TransferSampler(BaseSampler):
         roles: Mapping[str, str] | None = None,
         seed: int | None = None,
     ) -> None:
+        for what, scale in (("target", target), ("base", base)):
+            if not (scale is None or isinstance(scale, Mapping)):
+                raise BadInput(f"{what}: must map axes to values, got {scale!r}; write for example {{'width': 4096}}")
+        if not (isinstance(cost, str) or callable(cost)):
+            raise BadInput(f'cost: must be an attribute\'s name, "duration" or scale -> cost, got {cost!r}; correct it')
         self._target = ALONE if target is None else Scale(target)
         self._axes = () if target is None else tuple(self._target)
         self._base = None if base is None else Scale(base)
-        self._rule, self._cost, self._roles = preset(parametrization), cost, dict(roles or {})
-        self._seed, self._unknown = _seed(seed), RandomSampler(seed=seed)
+        self._rule, self._cost, self._roles, self._seed = preset(parametrization), cost, dict(roles or {}), seed
 
     def reseed_rng(self) -> None:
-        """For Optuna's workers. Proposals depend on the storage and the seed alone, and keep it."""
-        self._unknown.reseed_rng()
+        """For Optuna's workers. What is proposed depends on the storage and the seed alone, and stays."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        """What all finished trials had; of a study of one scale, as the last of them had it."""
+        """What all runs had."""
         self._raise_error_if_multi_objective(study)
-        done = _trials(study, DONE)
-        names = [n for n in done[-1].distributions if all(n in t.distributions for t in done)] if done else []
-        found = {name: done[-1].distributions[name] for name in names}
-        if self._axes and done:
-            self._check_unchanged(done, found)
-        return {name: d for name, d in found.items() if name in self._axes or _searchable(d)}
+        space = _Known.of(study, self._axes, trial.number).space
+        return {name: d for name, d in space.items() if name in self._axes or _searchable(d)}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
         """Raw hyperparameters and the scale to run them at; nothing where there is nothing to search yet."""
         self._raise_error_if_multi_objective(study)
         if not set(search_space) - set(self._axes):
             return {}
-        problem = self._problem(study, search_space)
-        runs = self._runs(problem, study, search_space)
-        others = [t for t in _trials(study, (TrialState.RUNNING,)) if t.number != trial.number]
-        pending = [self._proposal(problem, t) for t in others if _contained(t, search_space)]
-        before = sum(t.number < trial.number and not _contained(t, search_space) for t in others)
-        chosen = propose(problem, runs, pending, seed=self._seed, count=1 + before)[-1]  # theirs are the first of these
-        raw = {**problem.to_raw(chosen.params, chosen.scale), **{axis: chosen.scale[axis] for axis in self._axes}}
+        known = _Known.of(study, self._axes, trial.number)
+        space = {**known.space, **search_space}
+        problem = self._problem(known, space)
+
+        def cost(params: Params, scale: Scale) -> float:
+            raw = problem.to_raw(params, scale)
+            return problem.cost(params, scale) if all(_allows(space[n], v) for n, v in raw.items()) else math.inf
+
+        runs, pending = self._observations(study, problem, known), [self._proposal(problem, t) for t in known.under_way]
+        possible = replace(problem, cost=cost)
+        chosen = propose(possible, runs, pending, seed=self._state(study), count=1 + known.older)
+        if not chosen:
+            return {}
+        run = chosen[-1]  # the others are those of the workers who asked before
+        raw = {**problem.to_raw(run.params, run.scale), **(run.scale if self._axes else {})}
         return {name: _inside(raw[name], d) for name, d in search_space.items() if name in raw}
 
     def sample_independent(
@@ -114,9 +155,13 @@ class TransferSampler(BaseSampler):
     ) -> Any:
         """At random; an axis of scale at its smallest value, before anything is known of costs."""
         self._raise_error_if_multi_objective(study)
+        if self._axes:
+            self._check(_Known.of(study, self._axes, trial.number).space, param_name, param_distribution)
         if param_name in self._axes:
-            return _inside(min(_values(param_name, param_distribution, math.inf)), param_distribution)
-        return self._unknown.sample_independent(study, trial, param_name, param_distribution)
+            return _inside(min(_values(param_name, param_distribution, math.inf, RUNGS)), param_distribution)
+        seed = np.random.SeedSequence([self._state(study), trial.number, zlib.crc32(param_name.encode())])
+        unknown = RandomSampler(seed=int(seed.generate_state(1)[0]))
+        return unknown.sample_independent(study, trial, param_name, param_distribution)
 
     def recommend(self, study: Study) -> Recommendation:
         """The best hyperparameters at the target, raw, with what is known of them, and whether transfer holds.
@@ -126,68 +171,88 @@ class TransferSampler(BaseSampler):
         Raises:
             BadInput: no finished trial with a finite value.
         """
-        space = self.infer_relative_search_space(study, None)  # type: ignore[arg-type]
-        if not set(space) - set(self._axes):
+        self._raise_error_if_multi_objective(study)
+        known = _Known.of(study, self._axes)
+        if not known.runs:
             raise BadInput("recommend: a finished trial is needed, the study has none; run trials until one finishes")
-        problem = self._problem(study, space)
-        runs = self._runs(problem, study, space)
-        answer = recommend(problem, runs, seed=self._seed)
+        problem = self._problem(known, known.space)
+        runs, seed = self._observations(study, problem, known), self._state(study)
+        answer = recommend(problem, runs, seed=seed)
+        aside = [f"{n}: drawn at random, as choices that are no text, number or boolean are" for n in known.space
+                 if n not in problem.space and n not in self._axes and not known.space[n].single()]  # fmt: skip
+        if lost := len(known.runs) - len(runs):
+            aside.append(f"{lost} trials are left out: they lack a hyperparameter, or have a choice that is none now")
+        answer = replace(answer, reasons=(*answer.reasons, *aside))
         if not problem.axes:
             return answer
-        told = judge(problem, runs, answer, seed=self._seed)
+        told = judge(problem, runs, answer, seed=seed)
         return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
 
     # The study as a problem
 
-    def _problem(self, study: Study, space: Space) -> Problem:
-        searched = SearchSpace({n: dimension(d, self._roles.get(n)) for n, d in space.items() if n not in self._axes})
+    def _state(self, study: Study) -> int:
+        return zlib.crc32(study.study_name.encode()) if self._seed is None else self._seed
+
+    def _problem(self, known: _Known, space: Space) -> Problem:
+        found = {
+            n: dimension(d, self._roles.get(n)) for n, d in space.items() if n not in self._axes and _searchable(d)
+        }
+        for name in self._roles:
+            if name not in space:
+                raise BadInput(f"roles: no hyperparameter {name!r}; {suggestion(name, space)}")
         if not self._axes:
-            return Problem(searched, ALONE, (ALONE,), ALONE, self._rule, lambda params, scale: 1.0)
+            return Problem(SearchSpace(found), ALONE, (ALONE,), ALONE, self._rule, lambda params, scale: 1.0)
         if missing := [axis for axis in self._axes if axis not in space]:
             raise BadInput(f"target: {missing[0]!r} must be a parameter of every trial; suggest it, or leave it out")
-        price = self._price(study)
-        rungs = grid({axis: _values(axis, space[axis], self._target[axis]) for axis in self._axes})
-        proxies = [scale for scale in rungs if price(scale) < price(self._target)]
+        most = max(2, int(RUNGS ** (1 / len(self._axes))))
+        rungs = grid({axis: _values(axis, space[axis], self._target[axis], most) for axis in self._axes})
+        price, base = self._price(known), self._base or rungs[0]
+        proxies = tuple(scale for scale in rungs if scale != self._target)
+        if callable(self._cost):
+            proxies = tuple(scale for scale in proxies if price({}, scale) < price({}, self._target))
         if not proxies:
             raise BadInput(
                 f"target: a scale that costs less than the target ({self._target}) is needed, the trials' ranges have "
-                "none; lower those of its axes"
+                "none; raise the target, or lower the ranges of its axes in a new study"
             )
-        base = self._base or min(proxies, key=price)
-        return Problem(searched, self._target, tuple(proxies), base, self._rule, lambda params, scale: price(scale))
+        return Problem(SearchSpace(found), self._target, proxies, base, self._rule, price)
 
-    def _price(self, study: Study) -> Callable[[Scale], float]:
+    def _price(self, known: _Known) -> Callable[[Params, Scale], float]:
         if callable(self._cost):
             given = self._cost
-            return lambda scale: _positive(given(scale), f"cost at {scale}")
-        done = [(self._scale(t), cost) for t in _trials(study, DONE) if (cost := self._paid(t)) is not None]
+            return lambda params, scale: priced(lambda params, scale: given(scale), params, scale)
+        done = [t for t in known.runs if t.state == TrialState.COMPLETE and _has(t, self._axes)]
         if not done:
-            return lambda scale: math.prod(scale.values())
-        return CostLaw.fit([scale for scale, _ in done], [cost for _, cost in done])
+            return lambda params, scale: math.prod(scale.values())
+        law = CostLaw.fit([self._scale(t) for t in done], [self._paid(t) for t in done])
+        return lambda params, scale: law(scale)
 
-    def _paid(self, trial: FrozenTrial) -> float | None:
-        """What a finished trial cost; None where one that did not complete does not say so."""
-        what = f"cost of trial {trial.number}"
-        if callable(self._cost):
-            return _positive(self._cost(self._scale(trial)), what)
+    def _paid(self, trial: FrozenTrial) -> float:
+        """What a trial that completed cost."""
+        assert isinstance(self._cost, str)
         if self._cost == "duration":
-            return None if trial.duration is None else max(trial.duration.total_seconds(), 1e-6)
-        told = trial.user_attrs.get(self._cost)
-        if told is None and trial.state != TrialState.COMPLETE:
-            return None
-        return _positive(told, f"{what}, its user attribute {self._cost!r},")
+            assert trial.duration is not None
+            return max(trial.duration.total_seconds(), 1e-6)
+        cost: Any = trial.user_attrs.get(self._cost)
+        if not (is_number(cost) and 0 < cost < math.inf):
+            raise BadInput(
+                f"cost: the user attribute {self._cost!r} of trial {trial.number} must be a number above zero, got "
+                f"{cost!r}; set it before a trial ends, or give cost= a function of the scale"
+            )
+        return float(cost)
 
-    def _runs(self, problem: Problem, study: Study, space: Space) -> list[Observation]:
+    def _observations(self, study: Study, problem: Problem, known: _Known) -> list[Observation]:
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         runs = []
-        for trial in _trials(study, DONE):
-            diverged = trial.state == TrialState.PRUNED or bool(trial.user_attrs.get("diverged"))
-            if _contained(trial, space) and (diverged or trial.state == TrialState.COMPLETE):
-                asked = self._proposal(problem, trial)
-                value = math.inf if diverged or trial.value is None else sign * trial.value
-                paid = self._paid(trial) if self._axes else 1.0
-                cost = problem.cost(asked.params, asked.scale) if paid is None else paid
-                runs.append(Observation(asked.params, asked.scale, value if math.isfinite(value) else math.inf, cost))
+        for trial in known.runs:
+            if not _has(trial, [*problem.space, *self._axes]) or not _chosen(trial, known.space):
+                continue
+            asked = self._proposal(problem, trial)
+            complete = trial.state == TrialState.COMPLETE and not _diverged(trial)
+            value = sign * trial.value if complete and trial.value is not None else math.inf
+            exact = complete and self._axes and isinstance(self._cost, str)
+            cost = self._paid(trial) if exact else problem.cost(asked.params, asked.scale)
+            runs.append(Observation(asked.params, asked.scale, value if math.isfinite(value) else math.inf, cost))
         return runs
 
     def _proposal(self, problem: Problem, trial: FrozenTrial) -> Proposal:
@@ -197,25 +262,30 @@ class TransferSampler(BaseSampler):
     def _scale(self, trial: FrozenTrial) -> Scale:
         return Scale({axis: trial.params[axis] for axis in self._axes}) if self._axes else ALONE
 
-    def _check_unchanged(self, done: Sequence[FrozenTrial], last: Space) -> None:
-        """A range that moved would move every coordinate of what is known."""
-        for trial in done:
-            for name, known in trial.distributions.items():
-                if name not in last:
-                    raise BadInput(f"space: {name!r} is not a parameter of every trial; suggest the same ones in each")
-                if known != last[name]:
-                    raise BadInput(
-                        f"space: {name!r} was {known} in trial {trial.number}, and then {last[name]}; keep its range, "
-                        "or start a new study"
-                    )
+    def _check(self, space: Space, name: str, d: BaseDistribution) -> None:
+        """Before anything is trained: what is searched is what the first trial had, and no narrower than it was."""
+        known = space.get(name)
+        if space and known is None:
+            raise BadInput(
+                f"space: {name!r} is new, the study's first trial had {', '.join(space)}; leave it out, or start a new "
+                "study"
+            )
+        if known is not None and _searchable(known) and _union([known, d]) != d:
+            raise BadInput(f"space: {name!r} was {known} and is now {d}; a range may only widen: restore it")
 
 
-def _seed(seed: int | None) -> int:
-    return int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1) if seed is None else seed
+def _diverged(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and bool(trial.user_attrs.get("diverged"))
 
 
-def _trials(study: Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=states)
+def _has(trial: FrozenTrial, names: Sequence[str] | Space) -> bool:
+    return bool(names) and all(name in trial.params for name in names)
+
+
+def _chosen(trial: FrozenTrial, space: Space) -> bool:
+    """Whether its choices are among those there are; a number may lie outside of its range."""
+    return all(trial.params.get(n, d.choices[0]) in d.choices for n, d in space.items()
+               if isinstance(d, CategoricalDistribution))  # fmt: skip
 
 
 def _searchable(d: BaseDistribution) -> bool:
@@ -224,22 +294,43 @@ def _searchable(d: BaseDistribution) -> bool:
     return plain and not d.single()
 
 
-def _contained(trial: FrozenTrial, space: Space) -> bool:
-    return all(n in trial.params and d._contains(d.to_internal_repr(trial.params[n])) for n, d in space.items())
+def _union(ranges: Sequence[BaseDistribution]) -> BaseDistribution:
+    """The last of some ranges, as wide as all of them; Optuna lets neither kind nor choices change."""
+    last = ranges[-1]
+    if not isinstance(last, (FloatDistribution, IntDistribution)):
+        return last
+    low, high = min(d.low for d in ranges), max(d.high for d in ranges)  # type: ignore[attr-defined]
+    if (low, high) == (last.low, last.high):
+        return last
+    step = None if last.log else last.step
+    if isinstance(last, IntDistribution):
+        return IntDistribution(low, high, log=last.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=last.log, step=step)
 
 
-def _values(axis: str, d: BaseDistribution, highest: float) -> list[float]:
-    """The values an axis of scale may have up to the target's, a factor of 2 or less apart."""
+def _values(axis: str, d: BaseDistribution, highest: float, most: int) -> list[float]:
+    """Values that an axis of scale may have up to the target's: a factor of 2 apart or less, but at most `most`."""
     if isinstance(d, CategoricalDistribution):
         if not all(is_number(choice) and choice > 0 for choice in d.choices):  # type: ignore[operator]
             raise BadInput(f"target: choices of {axis!r} must be numbers above zero, got {d.choices}; correct them")
-        return sorted(float(choice) for choice in d.choices if choice <= highest)  # type: ignore[arg-type,operator]
+        rungs = sorted(float(choice) for choice in d.choices if choice <= highest)  # type: ignore[arg-type,operator]
+    else:
+        assert isinstance(d, (FloatDistribution, IntDistribution))
+        if d.low <= 0:
+            raise BadInput(f"target: {axis!r} must be above zero, got a range from {d.low}; raise it")
+        high = min(float(d.high), highest)
+        steps = ladder(float(d.low), high) if d.low < high else [float(d.low)] * (d.low <= high)
+        rungs = sorted({float(_inside(value, d)) for value in steps})
+    return [rungs[round(i)] for i in np.linspace(0, len(rungs) - 1, min(most, len(rungs)))]
+
+
+def _allows(d: BaseDistribution, value: Any) -> bool:
+    """Whether a raw value lies in a range, but for rounding; and the nearest integer or step, which it becomes."""
+    if isinstance(d, CategoricalDistribution):
+        return True
     assert isinstance(d, (FloatDistribution, IntDistribution))
-    if d.low <= 0:
-        raise BadInput(f"target: {axis!r} must be above zero, got a range from {d.low}; raise it")
-    high = min(float(d.high), highest)
-    rungs = ladder(float(d.low), high) if d.low < high else [float(d.low)]
-    return sorted({float(_inside(value, d)) for value in rungs})
+    slack = ROUNDING * max(abs(d.low), abs(d.high)) + (0.5 if isinstance(d, IntDistribution) else 0.0)
+    return bool(d.low - slack <= value <= d.high + slack)
 
 
 def _inside(value: Any, d: BaseDistribution) -> Any:
@@ -251,11 +342,3 @@ def _inside(value: Any, d: BaseDistribution) -> Any:
         value = d.low + round((float(value) - d.low) / d.step) * d.step
     value = min(max(value, d.low), d.high)
     return round(value) if isinstance(d, IntDistribution) else float(value)
-
-
-def _positive(cost: Any, what: str) -> float:
-    if not (is_number(cost) and 0 < cost < math.inf):
-        raise BadInput(
-            f"{what} must be a number above zero, got {cost!r}; set it, or give cost= a function of the scale"
-        )
-    return float(cost)
