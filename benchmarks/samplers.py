@@ -1,0 +1,130 @@
+"""Optuna's samplers and ours on one objective: a table of recorded runs, read at the nearest row.
+
+    TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.samplers --seeds 10
+
+The scale is a parameter of the trial, with the values that the table's proxies have. TPE and the GP minimise over it as
+over any other, and answer with the hyperparameters of their best trial; below the target all have the same budget. "At
+the target" they tune the target itself. Regret of the answer by the target's rows, in percent: median (quartiles).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from benchmarks.recorded import problem
+from tuner.execution import settle_in
+from tuner.integrations.optuna import TransferSampler
+from tuner.replay import Replay
+from tuner.scale import Scale
+from tuner.space import SearchSpace, distribution
+
+PROBLEMS = ("537M/50B", "protein", "segment")
+DIRECT = 8.0  # target runs of those who tune the target
+
+
+class Recorded:
+    """A replay's rows as an objective of Optuna's."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay, self.target = replay, replay.problem.target
+        self.space: SearchSpace = replay.problem.space
+        self.whole = replay.table.cost_at(self.target)
+
+    @cached_property
+    def rows(self) -> dict[Scale, tuple[np.ndarray, np.ndarray]]:
+        """Scale -> settings (rows, d), and their losses."""
+        found = {}
+        for scale in (*self.replay.problem.proxies, self.target):
+            runs = [run for run in self.replay.table.runs if run.scale == scale]
+            found[scale] = self.space.encode_all([r.params for r in runs]), np.array([r.loss for r in runs])
+        return found
+
+    def share(self, scale: Scale) -> float:
+        return self.replay.table.cost_at(scale) / self.whole
+
+    def nearest(self, asked: Mapping[str, float]) -> Scale:
+        """Not every combination of an axis' values is a cell of the table."""
+        return min(self.replay.problem.proxies, key=lambda s: sum(math.log(s[a] / asked[a]) ** 2 for a in asked))
+
+    def run(self, trial: optuna.Trial, below: bool) -> float:
+        params = {name: trial._suggest(name, distribution(d)) for name, d in self.space.items()}
+        scale = self.target
+        if below:
+            axes = {a: sorted({s[a] for s in self.replay.problem.proxies}) for a in self.target}
+            scale = self.nearest({a: float(trial.suggest_categorical(a, values)) for a, values in axes.items()})
+        trial.set_user_attr("cost", self.share(scale))
+        points, losses = self.rows[scale]
+        loss = float(losses[np.square(points - self.space.encode(params)).sum(1).argmin()])
+        return loss if math.isfinite(loss) else 1e3 * float(losses[np.isfinite(losses)].max())
+
+
+def searched(name: str, method: str, seed: int, budget: float) -> tuple[float, int]:
+    """Relative regret of the answer, percent, and trials."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        file = problem(name, Path(folder))
+        table = Recorded(Replay.of(file))
+    kind, _, where = method.partition(" ")
+    below = where != "at the target"
+    made: Any = {
+        "transfer": lambda: TransferSampler(table.target, file.parametrization.preset or "none", seed=seed),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
+        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+    }
+    study = optuna.create_study(sampler=made[kind]())
+    spent, left = 0.0, budget if below else DIRECT
+    while True:
+        trial = study.ask()
+        loss = table.run(trial, below)
+        cost = trial.user_attrs["cost"]
+        if spent + cost > left * (1 + 1e-9):
+            break
+        spent += cost
+        study.tell(trial, loss)
+    names = list(table.space)
+    if kind == "transfer":
+        params: Mapping[str, Any] = study.sampler.recommend(study).params
+    else:
+        params = {n: v for n, v in study.best_params.items() if n in names}
+    told = table.replay.truth.score(params)
+    smooth = told["smooth_relative_regret"]
+    return 100 * float(told["relative_regret"] if smooth is None else smooth), len(study.trials) - 1  # type: ignore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default=",".join(PROBLEMS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--budget", type=float, default=0.5, help="target runs")
+    parser.add_argument("--workers", type=int, default=2)
+    chosen = parser.parse_args()
+    methods = ["transfer", "tpe", "gp", "tpe at the target", "gp at the target"]
+    print(f"| problem | {' | '.join(methods)} | trials |\n{'|---' * (len(methods) + 2)}|")
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
+        for name in chosen.problems.split(","):
+            jobs = [
+                [pool.submit(searched, name, method, seed, chosen.budget) for seed in range(chosen.seeds)]
+                for method in methods
+            ]
+            found = [[job.result() for job in some] for some in jobs]
+            cells = [name]
+            for some in found:
+                low, middle, high = np.quantile([regret for regret, _ in some], [0.25, 0.5, 0.75], method="nearest")
+                cells.append(f"{middle:.3g} ({low:.3g} .. {high:.3g})")
+            cells.append(" ".join(f"{np.median([n for _, n in some]):g}" for some in found))
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
