@@ -113,7 +113,10 @@ def test_a_pruned_or_diverged_trial_is_a_run_that_diverged_and_a_broken_one_is_n
         for state, attributes in states:
             added(study, 0.09, 32, state, **attributes)
         known = _Known.of(study, ("width",))
-        losses = [run.loss for run in sampler._observations(study, sampler._problem(known, known.space), known)]
+        losses = [
+            run.loss
+            for run in sampler._observations(study, sampler._asked.problem(known.space, sampler._price(known)), known)
+        ]
         return losses[6:], len(known.under_way)
 
     assert seen((TrialState.FAIL, {})) == ([], 1)
@@ -221,10 +224,10 @@ def test_base_and_roles_reach_the_parametrization():
             )
         )
     known = _Known.of(study, ("width",))
-    [run, *_] = sampler._observations(study, sampler._problem(known, space), known)
+    [run, *_] = sampler._observations(study, sampler._asked.problem(space, sampler._price(known)), known)
     assert run.params["eta"] == pytest.approx(0.02)  # muP: 0.02 at width 64 is 0.01 at 128
     with pytest.raises(BadInput, match="roles: no hyperparameter 'lr'"):
-        TransferSampler({"width": 2048}, roles={"lr": "lr"})._problem(known, space)
+        TransferSampler({"width": 2048}, roles={"lr": "lr"})._asked.problem(space, sampler._price(known))
 
 
 def test_runs_at_the_target_itself_are_heeded():
@@ -235,7 +238,7 @@ def test_runs_at_the_target_itself_are_heeded():
         warnings.simplefilter("ignore", UserWarning)  # Optuna, of a value outside of its range
         study.optimize(objective, n_trials=1)
     known = _Known.of(study, ("width",))
-    runs = sampler._observations(study, sampler._problem(known, known.space), known)
+    runs = sampler._observations(study, sampler._asked.problem(known.space, sampler._price(known)), known)
     assert runs[-1].scale == TARGET
     assert sampler.recommend(study).params
 
@@ -249,7 +252,7 @@ def test_several_axes_are_few_enough_to_be_weighed():
         "depth": IntDistribution(2, 32),
         "tokens": FloatDistribution(1e8, 1e10, log=True),
     }
-    problem = sampler._problem(_Known([], [], 0, {}), space)
+    problem = sampler._asked.problem(space, sampler._asked.given)
     assert problem.base == Scale(width=128, depth=2, tokens=1e8)
     assert len(problem.proxies) == 27
 
@@ -302,7 +305,7 @@ def test_what_cannot_be_is_one_line_and_a_sampler_that_is_corrected_goes_on(samp
     ("arguments", "message"),
     [
         ({"target": 128}, "target: must map axes to values, got 128"),
-        ({"cost": 3}, "cost: must be an attribute's name"),
+        ({"cost": 3}, "cost: must be the name it is told by"),
         ({"parametrization": "mup-adan"}, "mup-adam"),
     ],
 )

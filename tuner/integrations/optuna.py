@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,20 +34,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.engine import propose, recommend
 from tuner.errors import BadInput, is_number
-from tuner.parametrization import preset
+from tuner.integrations.asked import Asked, Cost, Price, Space, inside, possible, rungs_of, searchable
 from tuner.problem import Problem
-from tuner.scale import CostLaw, Scale, grid, ladder
-from tuner.space import Params, SearchSpace, dimension, suggestion
-from tuner.study import priced
+from tuner.scale import CostLaw
 from tuner.transfer import judge
-from tuner.trial import Observation, Proposal, Recommendation
-
-Cost = str | Callable[[Scale], float]
-Space = dict[str, BaseDistribution]
-
-ALONE = Scale(scale=1)  # where no axis is named: a study of one scale
-RUNGS = 32  # scales that are weighed, at most
-ROUNDING = 1e-9  # relative
+from tuner.trial import Observation, Recommendation
 
 
 @dataclass(frozen=True)
@@ -109,15 +100,7 @@ class TransferSampler(BaseSampler):
         roles: Mapping[str, str] | None = None,
         seed: int | None = None,
     ) -> None:
-        for what, scale in (("target", target), ("base", base)):
-            if not (scale is None or isinstance(scale, Mapping)):
-                raise BadInput(f"{what}: must map axes to values, got {scale!r}; write for example {{'width': 4096}}")
-        if not (isinstance(cost, str) or callable(cost)):
-            raise BadInput(f'cost: must be an attribute\'s name, "duration" or scale -> cost, got {cost!r}; correct it')
-        self._target = ALONE if target is None else Scale(target)
-        self._axes = () if target is None else tuple(self._target)
-        self._base = None if base is None else Scale(base)
-        self._rule, self._cost, self._roles, self._seed = preset(parametrization), cost, dict(roles or {}), seed
+        self._asked, self._seed = Asked.of(target, parametrization, cost, base, roles), seed
 
     def reseed_rng(self) -> None:
         """For Optuna's workers. What is proposed depends on the storage and the seed alone, and stays."""
@@ -125,40 +108,33 @@ class TransferSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         """What all runs had."""
         self._raise_error_if_multi_objective(study)
-        space = _Known.of(study, self._axes, trial.number).space
-        return {name: d for name, d in space.items() if name in self._axes or _searchable(d)}
+        space = _Known.of(study, self._asked.axes, trial.number).space
+        return {name: d for name, d in space.items() if name in self._asked.axes or searchable(d)}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
         """Raw hyperparameters and the scale to run them at; nothing where there is nothing to search yet."""
         self._raise_error_if_multi_objective(study)
-        if not set(search_space) - set(self._axes):
+        if not set(search_space) - set(self._asked.axes):
             return {}
-        known = _Known.of(study, self._axes, trial.number)
+        known = _Known.of(study, self._asked.axes, trial.number)
         space = {**known.space, **search_space}
-        problem = self._problem(known, space)
-
-        def cost(params: Params, scale: Scale) -> float:
-            raw = problem.to_raw(params, scale)
-            return problem.cost(params, scale) if all(_allows(space[n], v) for n, v in raw.items()) else math.inf
-
-        runs, pending = self._observations(study, problem, known), [self._proposal(problem, t) for t in known.under_way]
-        possible = replace(problem, cost=cost)
-        chosen = propose(possible, runs, pending, seed=self._state(study), count=1 + known.older)
+        problem = self._asked.problem(space, self._price(known))
+        runs = self._observations(study, problem, known)
+        pending = [self._asked.proposal(problem, t.params) for t in known.under_way]
+        chosen = propose(possible(problem, space), runs, pending, seed=self._state(study), count=1 + known.older)
         if not chosen:
             return {}
-        run = chosen[-1]  # the others are those of the workers who asked before
-        raw = {**problem.to_raw(run.params, run.scale), **(run.scale if self._axes else {})}
-        return {name: _inside(raw[name], d) for name, d in search_space.items() if name in raw}
+        return self._asked.raw(problem, chosen[-1], search_space)  # the others are of workers who asked before
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """At random; an axis of scale at its smallest value, before anything is known of costs."""
         self._raise_error_if_multi_objective(study)
-        if self._axes:
-            self._check(_Known.of(study, self._axes, trial.number).space, param_name, param_distribution)
-        if param_name in self._axes:
-            return _inside(min(_values(param_name, param_distribution, math.inf, RUNGS)), param_distribution)
+        if self._asked.axes:
+            self._check(_Known.of(study, self._asked.axes, trial.number).space, param_name, param_distribution)
+        if param_name in self._asked.axes:
+            return inside(min(rungs_of(param_name, param_distribution)), param_distribution)
         seed = np.random.SeedSequence([self._state(study), trial.number, zlib.crc32(param_name.encode())])
         unknown = RandomSampler(seed=int(seed.generate_state(1)[0]))
         return unknown.sample_independent(study, trial, param_name, param_distribution)
@@ -172,14 +148,14 @@ class TransferSampler(BaseSampler):
             BadInput: no finished trial with a finite value.
         """
         self._raise_error_if_multi_objective(study)
-        known = _Known.of(study, self._axes)
+        known = _Known.of(study, self._asked.axes)
         if not known.runs:
             raise BadInput("recommend: a finished trial is needed, the study has none; run trials until one finishes")
-        problem = self._problem(known, known.space)
+        problem = self._asked.problem(known.space, self._price(known))
         runs, seed = self._observations(study, problem, known), self._state(study)
         answer = recommend(problem, runs, seed=seed)
         aside = [f"{n}: drawn at random, as choices that are no text, number or boolean are" for n in known.space
-                 if n not in problem.space and n not in self._axes and not known.space[n].single()]  # fmt: skip
+                 if n not in problem.space and n not in self._asked.axes and not known.space[n].single()]  # fmt: skip
         if lost := len(known.runs) - len(runs):
             aside.append(f"{lost} trials are left out: they lack a hyperparameter, or have a choice that is none now")
         answer = replace(answer, reasons=(*answer.reasons, *aside))
@@ -193,51 +169,26 @@ class TransferSampler(BaseSampler):
     def _state(self, study: Study) -> int:
         return zlib.crc32(study.study_name.encode()) if self._seed is None else self._seed
 
-    def _problem(self, known: _Known, space: Space) -> Problem:
-        found = {
-            n: dimension(d, self._roles.get(n)) for n, d in space.items() if n not in self._axes and _searchable(d)
-        }
-        for name in self._roles:
-            if name not in space:
-                raise BadInput(f"roles: no hyperparameter {name!r}; {suggestion(name, space)}")
-        if not self._axes:
-            return Problem(SearchSpace(found), ALONE, (ALONE,), ALONE, self._rule, lambda params, scale: 1.0)
-        if missing := [axis for axis in self._axes if axis not in space]:
-            raise BadInput(f"target: {missing[0]!r} must be a parameter of every trial; suggest it, or leave it out")
-        most = max(2, int(RUNGS ** (1 / len(self._axes))))
-        rungs = grid({axis: _values(axis, space[axis], self._target[axis], most) for axis in self._axes})
-        price, base = self._price(known), self._base or rungs[0]
-        proxies = tuple(scale for scale in rungs if scale != self._target)
-        if callable(self._cost):
-            proxies = tuple(scale for scale in proxies if price({}, scale) < price({}, self._target))
-        if not proxies:
-            raise BadInput(
-                f"target: a scale that costs less than the target ({self._target}) is needed, the trials' ranges have "
-                "none; raise the target, or lower the ranges of its axes in a new study"
-            )
-        return Problem(SearchSpace(found), self._target, proxies, base, self._rule, price)
-
-    def _price(self, known: _Known) -> Callable[[Params, Scale], float]:
-        if callable(self._cost):
-            given = self._cost
-            return lambda params, scale: priced(lambda params, scale: given(scale), params, scale)
-        done = [t for t in known.runs if t.state == TrialState.COMPLETE and _has(t, self._axes)]
-        if not done:
+    def _price(self, known: _Known) -> Price:
+        if (given := self._asked.given) is not None:
+            return given
+        done = [t for t in known.runs if t.state == TrialState.COMPLETE and _has(t, self._asked.axes)]
+        if not done or not self._asked.axes:
             return lambda params, scale: math.prod(scale.values())
-        law = CostLaw.fit([self._scale(t) for t in done], [self._paid(t) for t in done])
+        law = CostLaw.fit([self._asked.scale(t.params) for t in done], [self._paid(t) for t in done])
         return lambda params, scale: law(scale)
 
     def _paid(self, trial: FrozenTrial) -> float:
         """What a trial that completed cost."""
-        assert isinstance(self._cost, str)
-        if self._cost == "duration":
+        assert isinstance(self._asked.cost, str)
+        if self._asked.cost == "duration":
             assert trial.duration is not None
             return max(trial.duration.total_seconds(), 1e-6)
-        cost: Any = trial.user_attrs.get(self._cost)
+        cost: Any = trial.user_attrs.get(self._asked.cost)
         if not (is_number(cost) and 0 < cost < math.inf):
             raise BadInput(
-                f"cost: the user attribute {self._cost!r} of trial {trial.number} must be a number above zero, got "
-                f"{cost!r}; set it before a trial ends, or give cost= a function of the scale"
+                f"cost: the user attribute {self._asked.cost!r} of trial {trial.number} must be a number above zero, "
+                f"got {cost!r}; set it before a trial ends, or give cost= a function of the scale"
             )
         return float(cost)
 
@@ -245,22 +196,15 @@ class TransferSampler(BaseSampler):
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         runs = []
         for trial in known.runs:
-            if not _has(trial, [*problem.space, *self._axes]) or not _chosen(trial, known.space):
+            if not _has(trial, [*problem.space, *self._asked.axes]) or not _chosen(trial, known.space):
                 continue
-            asked = self._proposal(problem, trial)
+            asked = self._asked.proposal(problem, trial.params)
             complete = trial.state == TrialState.COMPLETE and not _diverged(trial)
             value = sign * trial.value if complete and trial.value is not None else math.inf
-            exact = complete and self._axes and isinstance(self._cost, str)
+            exact = complete and self._asked.axes and isinstance(self._asked.cost, str)
             cost = self._paid(trial) if exact else problem.cost(asked.params, asked.scale)
             runs.append(Observation(asked.params, asked.scale, value if math.isfinite(value) else math.inf, cost))
         return runs
-
-    def _proposal(self, problem: Problem, trial: FrozenTrial) -> Proposal:
-        scale = self._scale(trial)
-        return Proposal(problem.to_base({name: trial.params[name] for name in problem.space}, scale), scale)
-
-    def _scale(self, trial: FrozenTrial) -> Scale:
-        return Scale({axis: trial.params[axis] for axis in self._axes}) if self._axes else ALONE
 
     def _check(self, space: Space, name: str, d: BaseDistribution) -> None:
         """Before anything is trained: what is searched is what the first trial had, and no narrower than it was."""
@@ -270,7 +214,7 @@ class TransferSampler(BaseSampler):
                 f"space: {name!r} is new, the study's first trial had {', '.join(space)}; leave it out, or start a new "
                 "study"
             )
-        if known is not None and _searchable(known) and _union([known, d]) != d:
+        if known is not None and searchable(known) and _union([known, d]) != d:
             raise BadInput(f"space: {name!r} was {known} and is now {d}; a range may only widen: restore it")
 
 
@@ -288,12 +232,6 @@ def _chosen(trial: FrozenTrial, space: Space) -> bool:
                if isinstance(d, CategoricalDistribution))  # fmt: skip
 
 
-def _searchable(d: BaseDistribution) -> bool:
-    """Whether the tuner has a name for it: not what has one value, nor choices that are no text, number or boolean."""
-    plain = not isinstance(d, CategoricalDistribution) or all(isinstance(c, (str, int, float)) for c in d.choices)
-    return plain and not d.single()
-
-
 def _union(ranges: Sequence[BaseDistribution]) -> BaseDistribution:
     """The last of some ranges, as wide as all of them; Optuna lets neither kind nor choices change."""
     last = ranges[-1]
@@ -306,39 +244,3 @@ def _union(ranges: Sequence[BaseDistribution]) -> BaseDistribution:
     if isinstance(last, IntDistribution):
         return IntDistribution(low, high, log=last.log, step=int(step or 1))
     return FloatDistribution(low, high, log=last.log, step=step)
-
-
-def _values(axis: str, d: BaseDistribution, highest: float, most: int) -> list[float]:
-    """Values that an axis of scale may have up to the target's: a factor of 2 apart or less, but at most `most`."""
-    if isinstance(d, CategoricalDistribution):
-        if not all(is_number(choice) and choice > 0 for choice in d.choices):  # type: ignore[operator]
-            raise BadInput(f"target: choices of {axis!r} must be numbers above zero, got {d.choices}; correct them")
-        rungs = sorted(float(choice) for choice in d.choices if choice <= highest)  # type: ignore[arg-type,operator]
-    else:
-        assert isinstance(d, (FloatDistribution, IntDistribution))
-        if d.low <= 0:
-            raise BadInput(f"target: {axis!r} must be above zero, got a range from {d.low}; raise it")
-        high = min(float(d.high), highest)
-        steps = ladder(float(d.low), high) if d.low < high else [float(d.low)] * (d.low <= high)
-        rungs = sorted({float(_inside(value, d)) for value in steps})
-    return [rungs[round(i)] for i in np.linspace(0, len(rungs) - 1, min(most, len(rungs)))]
-
-
-def _allows(d: BaseDistribution, value: Any) -> bool:
-    """Whether a raw value lies in a range, but for rounding; and the nearest integer or step, which it becomes."""
-    if isinstance(d, CategoricalDistribution):
-        return True
-    assert isinstance(d, (FloatDistribution, IntDistribution))
-    slack = ROUNDING * max(abs(d.low), abs(d.high)) + (0.5 if isinstance(d, IntDistribution) else 0.0)
-    return bool(d.low - slack <= value <= d.high + slack)
-
-
-def _inside(value: Any, d: BaseDistribution) -> Any:
-    """The nearest value that a distribution has, as Python's own kind of number."""
-    if isinstance(d, CategoricalDistribution):
-        return next(choice for choice in d.choices if choice == value)  # 64, not 64.0
-    assert isinstance(d, (FloatDistribution, IntDistribution))
-    if d.step is not None:
-        value = d.low + round((float(value) - d.low) / d.step) * d.step
-    value = min(max(value, d.low), d.high)
-    return round(value) if isinstance(d, IntDistribution) else float(value)
