@@ -124,9 +124,9 @@ def test_two_workers_spend_the_budget_on_stacked_trials():
     study.close()
 
 
-def test_progress_is_told_after_each_change():
+def test_a_callback_is_told_after_each_change():
     told = []
-    made().optimize(bowl, 2 * RUN, progress=lambda study: told.append(states(study)))
+    made().optimize(bowl, 2 * RUN, callbacks=[lambda study: told.append(states(study))])
     assert told == [[RUNNING], [FINISHED], [FINISHED, RUNNING], [FINISHED, FINISHED]]
 
 

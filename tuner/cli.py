@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -100,12 +100,23 @@ def _again() -> str:
 @study_file
 @click.option("--budget", type=float, help="Of the search, in target runs; default: the study file's.")
 @click.option("--workers", type=click.IntRange(0), help="Worker processes; 0: this one. Default: one a core.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Of a Dask cluster, whose workers train.")
+@click.option("--scheduler-file", type=click.Path(dir_okay=False), help="That the scheduler wrote, instead.")
+@click.option("--resource", multiple=True, metavar="NAME=AMOUNT", help="Of a cluster's worker, that trials occupy.")
 @click.option("--no-verify", is_flag=True, help="Leave out the run at the target that checks the answer.")
 @click.option("--skip-check", is_flag=True, help="Leave out the coordinate check before the first trial.")
 @as_json
 @_command
 def run(
-    study: str, budget: float | None, workers: int | None, no_verify: bool, skip_check: bool, as_json: bool
+    study: str,
+    budget: float | None,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+    resource: tuple[str, ...],
+    no_verify: bool,
+    skip_check: bool,
+    as_json: bool,
 ) -> dict[str, Any] | None:
     """Run live training, or resume it, and check the answer at the target."""
     from tuner.opening import open_study
@@ -118,19 +129,39 @@ def run(
         raise BadInput(f"run: {file.path.name} has no [objective] to train; add one, or give tuner predict the table")
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
-    with open_study(file, budget=budget) as opened:
+    with _cluster(scheduler, scheduler_file, resource) as cluster, open_study(file, budget=budget) as opened:
         if not (skip_check or opened.entries):
             _hold_to_claim(opened)
+        where = {"workers": workers, "executor": cluster}
         with progress(budget) as shown:
-            stopped = opened.optimize(None, budget, workers=workers, tolerance=file.budget.tolerance, progress=shown)
+            stopped = opened.optimize(None, budget, tolerance=file.budget.tolerance, callbacks=[shown], **where)
         rec = opened.recommend()
         _say_dropped(opened.dropped)
         if file.budget.verify and not no_verify:
             click.echo(f"verifying at {opened.problem.target} ...", err=True)
-            entry = opened.verify(rec.params, workers=min(workers, 1))
+            entry = opened.verify(rec.params, workers=min(workers, 1), executor=cluster)
             if entry.error is not None:
                 click.echo(f"the verification broke: {entry.error.splitlines()[0]}", err=True)
         return _answer(opened, rec, as_json, stopped)
+
+
+def _cluster(scheduler: str | None, file: str | None, resource: tuple[str, ...]) -> Any:
+    """The cluster that is named; without a name, none."""
+    if scheduler is None and file is None:
+        if resource:
+            raise BadInput("resource: it is of a cluster's workers; name its --scheduler or --scheduler-file")
+        return nullcontext()
+    from tuner.cluster import Cluster
+
+    return Cluster(scheduler, file=file, resources=dict(map(_amount, resource)))
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise BadInput(f"resource: must be NAME=AMOUNT, got {text!r}; write for example GPU=1") from None
 
 
 def _hold_to_claim(study: Any) -> None:

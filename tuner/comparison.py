@@ -201,7 +201,7 @@ def _search(
         study.check_budget(limit)
         error = None
         try:
-            study.optimize(None, limit, progress=look)
+            study.optimize(None, limit, callbacks=[look])
         except BadInput as refusal:  # its trials break: what it has found till then is its answer
             error = str(refusal)
         spent = accumulate(e.cost / study.target_cost for e in study.entries)

@@ -35,6 +35,7 @@ Outcome = Result | Failure
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TRACE = 2000  # characters of a traceback worth keeping: its end
 GRACE = 5.0  # seconds a worker that hung up has to leave by itself
+IDLE = 300.0  # seconds after which a worker with nothing to do leaves, with its memory; another starts fast
 
 
 # ---- one group ----
@@ -130,8 +131,8 @@ class WorkerPool:
         if workers < 1:
             raise BadInput(f"workers: at least one is needed, got {workers}; give the number of processes")
         self.capacity = workers
-        self._workers = [_Worker(_pickled(objective)) for _ in range(workers)]
-        self._idle: LifoQueue[_Worker] = LifoQueue()  # last in, first out: a warm worker before one never started
+        self._workers = [Worker(sent(objective)) for _ in range(workers)]
+        self._idle: LifoQueue[Worker] = LifoQueue()  # last in, first out: a warm worker before one never started
         self._threads: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -173,7 +174,7 @@ class WorkerPool:
                 worker.bury()
 
 
-class _Worker:
+class Worker:
     """The coordinator's end of one worker; one thread at a time runs groups on it, another may kill it."""
 
     _bookkeeping = threading.Lock()  # multiprocessing's own, of started and finished children, is not thread-safe
@@ -181,7 +182,7 @@ class _Worker:
     def __init__(self, objective: bytes) -> None:
         self._objective = objective
         self._process: Any = None  # a ForkServerProcess, while there is one
-        self._retired = False
+        self.retired = False
 
     def run(self, trials: list[Trial]) -> list[Outcome]:
         start = time.perf_counter()
@@ -212,7 +213,7 @@ class _Worker:
         """A fresh process, its objective loaded. Raises BadInput when either cannot be."""
         context = multiprocessing.get_context("forkserver")
         with self._bookkeeping:
-            if self._retired:
+            if self.retired:
                 raise BadInput("the worker pool is closed")
             self._pipe, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._objective), name="tuner-worker")
@@ -240,7 +241,7 @@ class _Worker:
     def kill(self) -> None:
         """Ends the process, whatever it does, and for good."""
         with self._bookkeeping:
-            self._retired = True
+            self.retired = True
             if self._process is not None:
                 self._process.kill()
 
@@ -260,7 +261,7 @@ class _Worker:
         return f"the worker process died (signal {-code}, {signal.strsignal(-code)}{hint})"
 
 
-def _pickled(objective: ObjectiveSource | Objective) -> bytes:
+def sent(objective: ObjectiveSource | Objective) -> bytes:
     try:
         return pickle.dumps(objective)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
@@ -298,7 +299,7 @@ def _serve(pipe: connection.Connection, objective: bytes) -> None:
         return
     with suppress(EOFError, OSError):  # the coordinator hung up
         pipe.send(None)
-        while True:
+        while pipe.poll(IDLE):
             trials = pipe.recv()
             pipe.send(None)  # a group is ours from here on
             pipe.send(run_group(train, trials))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tuner.breakeven import Assumptions, BreakEven
+from tuner.callback import Callback, Told
+from tuner.cluster import Borrowed, Cluster
 from tuner.engine import recommend
 from tuner.errors import BadInput, is_number
 from tuner.execution import Serial, WorkerPool
@@ -35,6 +37,7 @@ from tuner.trial import Evidence, Failure, Observation, Proposal, Recommendation
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
 MEASURED = "measured from the runs"  # whose constants a break-even has
 STACK = 4  # trials of one scale that train together, where the objective can stack them
+PATIENCE = 2.0  # seconds between two looks at how much could run
 BLIND = 0.1  # of the budget that is left: what trials proposed together, not knowing of one another, cost at most
 HOPELESS = 3  # trials that broke at every attempt, and none that did not: the objective is at fault
 
@@ -298,8 +301,9 @@ class Study:
         budget: float = 0.25,
         *,
         workers: int = 0,
+        executor: Executor | Cluster | None = None,
         tolerance: float | Literal["noise"] | None = None,
-        progress: Callable[[Study], None] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> str:
         """Run trials until the budget is spent.
 
@@ -307,10 +311,13 @@ class Study:
             objective: `(params, scale, seed) -> float | Result`; None: the one the study was created with.
             budget: of the whole search, in target runs; what an earlier call spent counts. Runs are planned to fit
                 it; one that reports a higher cost than planned may still exceed it.
-            workers: processes; 0: run in this one.
+            workers: processes; 0: run in this one. With an executor: groups of trials that it has at once, at least 1.
+            executor: what runs trials in place of processes of ours: a `tuner.cluster.Cluster`, which knows its
+                capacity, or any `concurrent.futures.Executor`.
             tolerance: stop when the expected regret, relative to the loss, is below it; "noise": when it is below the
                 standard deviation of one run at the target, which could not tell.
-            progress: called after each change of the record.
+            callbacks: each is called with the study after each change of the record, here in the coordinator. One that
+                breaks is warned of and told nothing more.
 
         Returns:
             Why it stopped: "budget", "tolerance" or "noise".
@@ -323,10 +330,10 @@ class Study:
             self.tolerance = float(tolerance or 0.0)
         if tolerance not in (None, "noise") and not (is_number(tolerance) and float(tolerance) > 0):
             raise BadInput(f'tolerance: must be a relative regret above zero or "noise", got {tolerance!r}; correct it')
-        runner, objective = self._runner(objective, workers)
+        runner, objective = self._runner(objective, workers, executor)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         with runner:
-            return self._search(runner, budget, stack, tolerance, progress or (lambda study: None))
+            return self._search(runner, budget, stack, tolerance, Told(callbacks))
 
     def check_budget(self, budget: float) -> None:
         """Raises BadInput unless a budget in target runs affords one run, by what is known of costs."""
@@ -334,9 +341,7 @@ class Study:
         least = min(self.cost(self._middle, scale) for scale in scales)
         check_affords(budget, least / self.target_cost)
 
-    def _search(
-        self, runner: Any, budget: float, stack: int, tolerance: float | str | None, progress: Callable[[Study], None]
-    ) -> str:
+    def _search(self, runner: Any, budget: float, stack: int, tolerance: float | str | None, told: Callback) -> str:
         running: dict[Future[list[Result | Failure]], list[Trial]] = {}
         checked, why = 0.0, "budget"
         while True:
@@ -344,18 +349,19 @@ class Study:
                 checked = len(self.observations)
                 settled = "noise" if tolerance == "noise" else "tolerance"
                 why = settled if self._settled(tolerance) else "budget"
-            while len(running) < runner.capacity and why == "budget":
-                trials = self._next(budget * self.target_cost - self.spent(), stack)
+            while why == "budget" and (free := runner.capacity - len(running)) > 0:
+                trials = self._next(budget * self.target_cost - self.spent(), stack * free)
                 if not trials:
                     break
-                running[runner.submit(trials)] = trials
-                progress(self)
+                for group in (trials[i : i + stack] for i in range(0, len(trials), stack)):
+                    running[runner.submit(group)] = group
+                told(self)
             if not running:
                 return why
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
+            for done in _finished(running, runner):
                 for trial, outcome in zip(running.pop(done), done.result(), strict=True):
                     self._tell(trial, outcome)
-                progress(self)
+                told(self)
             self._refuse_hopeless()
 
     def _refuse_hopeless(self) -> None:
@@ -370,7 +376,7 @@ class Study:
         rec = recommend(self.problem, self.observations, seed=self.seed)
         return rec.expected_regret < (rec.noise if tolerance == "noise" else float(tolerance) * abs(rec.loss))
 
-    def _runner(self, given: Any, workers: int) -> tuple[Any, Any]:
+    def _runner(self, given: Any, workers: int, executor: Executor | Cluster | None) -> tuple[Any, Any]:
         """Where trials run, and the objective; it must not apply a parametrization that the study applies too."""
         objective: Any = self._objective if given is None else loaded(given)
         if objective is None:
@@ -381,8 +387,12 @@ class Study:
                 f"parametrization: the objective applies {declared!r} itself, the study configures "
                 f"{self.problem.parametrization.name!r}; create the study with objective=, which leaves scaling to it"
             )
-        named = self.source if given is None else given
-        return WorkerPool(named or objective, workers) if workers else Serial(objective), objective
+        named = (self.source if given is None else given) or objective
+        if isinstance(executor, Executor):
+            return Borrowed(named, executor, workers), objective
+        if executor is not None:
+            return executor.runner(named), objective
+        return WorkerPool(named, workers) if workers else Serial(objective), objective
 
     # The answer
 
@@ -450,13 +460,21 @@ class Study:
         law, said = assumed.law(self.problem, sizes), f"assumed: {assumed}{why}"
         return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, said, unit="relative")
 
-    def verify(self, params: Params, objective: Any = None, *, workers: int = 0, seed: int | None = None) -> Entry:
+    def verify(
+        self,
+        params: Params,
+        objective: Any = None,
+        *,
+        workers: int = 0,
+        executor: Executor | Cluster | None = None,
+        seed: int | None = None,
+    ) -> Entry:
         """Train raw hyperparameters at the target once; where the record has such a run already, return that."""
         self.problem.space.check(params)
         if (known := self.verification(params)) is not None:
             return known
         seed = self.seed if seed is None else seed
-        runner, _ = self._runner(objective, workers)
+        runner, _ = self._runner(objective, workers, executor)
         with runner:
             for attempt in range(1, self.retries + 2):
                 trial = self._started(params, self.problem.target, seed, attempt, purpose="verification")
@@ -476,6 +494,14 @@ class Study:
         entry = self.verification(params)
         paid = self.spent(), self.spent("verification")
         return Ledger(self.target_cost, *paid, entry is not None, None if entry is None else entry.loss, self.unit)
+
+
+def _finished(running: Mapping[Future[Any], Any], runner: Any) -> set[Future[Any]]:
+    """Groups that have finished, as soon as there are any; none as soon as more could run than now."""
+    capacity = runner.capacity
+    while not (done := wait(running, PATIENCE, FIRST_COMPLETED).done) and runner.capacity <= capacity:
+        pass
+    return done
 
 
 def _last(broken: list[Entry]) -> str:
