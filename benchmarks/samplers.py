@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import TrialState
 
 from benchmarks.recorded import problem
 from tuner.execution import settle_in
@@ -30,6 +31,7 @@ from tuner.scale import Scale
 from tuner.space import SearchSpace, distribution
 
 PROBLEMS = ("537M/50B", "protein", "segment")
+REFUSED = 8  # trials in a row that the rest of the budget does not pay for: none of these samplers knows of one
 DIRECT = 8.0  # target runs of those who tune the target
 
 
@@ -84,14 +86,17 @@ def searched(name: str, method: str, seed: int, budget: float) -> tuple[float, i
     }
     study = optuna.create_study(sampler=made[kind]())
     spent, left = 0.0, budget if below else DIRECT
-    while True:
+    refused = 0
+    while refused < REFUSED:
         trial = study.ask()
         loss = table.run(trial, below)
         cost = trial.user_attrs["cost"]
         if spent + cost > left * (1 + 1e-9):
-            break
-        spent += cost
-        study.tell(trial, loss)
+            study.tell(trial, state=TrialState.FAIL)
+            refused += 1
+        else:
+            spent, refused = spent + cost, 0
+            study.tell(trial, loss)
     names = list(table.space)
     if kind == "transfer":
         params: Mapping[str, Any] = study.sampler.recommend(study).params
@@ -99,7 +104,9 @@ def searched(name: str, method: str, seed: int, budget: float) -> tuple[float, i
         params = {n: v for n, v in study.best_params.items() if n in names}
     told = table.replay.truth.score(params)
     smooth = told["smooth_relative_regret"]
-    return 100 * float(told["relative_regret"] if smooth is None else smooth), len(study.trials) - 1  # type: ignore
+    return 100 * float(told["relative_regret"] if smooth is None else smooth), sum(
+        t.state == TrialState.COMPLETE for t in study.trials
+    )  # type: ignore
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -103,6 +103,7 @@ def _again() -> str:
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Of a Dask cluster, whose workers train.")
 @click.option("--scheduler-file", type=click.Path(dir_okay=False), help="That the scheduler wrote, instead.")
 @click.option("--resource", multiple=True, metavar="NAME=AMOUNT", help="Of a cluster's worker, that trials occupy.")
+@click.option("--track", multiple=True, metavar="NAME=WHERE", help="tensorboard=FOLDER, mlflow=URI, wandb=PROJECT.")
 @click.option("--no-verify", is_flag=True, help="Leave out the run at the target that checks the answer.")
 @click.option("--skip-check", is_flag=True, help="Leave out the coordinate check before the first trial.")
 @as_json
@@ -114,6 +115,7 @@ def run(
     scheduler: str | None,
     scheduler_file: str | None,
     resource: tuple[str, ...],
+    track: tuple[str, ...],
     no_verify: bool,
     skip_check: bool,
     as_json: bool,
@@ -129,12 +131,21 @@ def run(
         raise BadInput(f"run: {file.path.name} has no [objective] to train; add one, or give tuner predict the table")
     budget = checked_budget(file.budget.target_runs if budget is None else budget)
     workers = _cores() if workers is None else workers
-    with _cluster(scheduler, scheduler_file, resource) as cluster, open_study(file, budget=budget) as opened:
+    trackers = _trackers(track)
+    with (
+        _cluster(scheduler, scheduler_file, resource) as cluster,
+        open_study(file, budget=budget) as opened,
+        ExitStack() as stack,
+    ):
+        for tracker in trackers:
+            stack.enter_context(tracker)
         if not (skip_check or opened.entries):
             _hold_to_claim(opened)
         where = {"workers": workers, "executor": cluster}
         with progress(budget) as shown:
-            stopped = opened.optimize(None, budget, tolerance=file.budget.tolerance, callbacks=[shown], **where)
+            stopped = opened.optimize(
+                None, budget, tolerance=file.budget.tolerance, callbacks=[shown, *trackers], **where
+            )
         rec = opened.recommend()
         _say_dropped(opened.dropped)
         if file.budget.verify and not no_verify:
@@ -154,6 +165,14 @@ def _cluster(scheduler: str | None, file: str | None, resource: tuple[str, ...])
     from tuner.cluster import Cluster
 
     return Cluster(scheduler, file=file, resources=dict(map(_amount, resource)))
+
+
+def _trackers(named: Sequence[str]) -> list[Any]:
+    if not named:
+        return []
+    from tuner.integrations.trackers import tracker
+
+    return [tracker(text) for text in named]
 
 
 def _amount(text: str) -> tuple[str, float]:
