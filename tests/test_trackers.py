@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tuner
-from tuner.callback import Told
+from tuner.callback import Callbacks
 from tuner.errors import BadInput
 from tuner.integrations import trackers
 from tuner.integrations.trackers import Line, MLflow, TensorBoard, Tracker, WandB, tracker
@@ -167,7 +167,7 @@ def test_a_callback_that_breaks_is_told_nothing_more():
         calls.append(study)
         raise ValueError("no")
 
-    told = Told([breaks, lambda study: calls.append(None)])
+    told = Callbacks([breaks, lambda study: calls.append(None)])
     with pytest.warns(UserWarning, match=r"callback breaks broke \(ValueError: no\)"):
         told("study")
     told("study")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Callback = Callable[["Study"], None]
 
 
-class Told:
+class Callbacks:
     """Several callbacks as one; one that breaks is warned of and told nothing more, for a study costs money."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tuner.breakeven import Assumptions, BreakEven
-from tuner.callback import Callback, Told
+from tuner.callback import Callback, Callbacks
 from tuner.cluster import Borrowed, Cluster
 from tuner.engine import recommend
 from tuner.errors import BadInput, is_number
@@ -333,7 +333,7 @@ class Study:
         runner, objective = self._runner(objective, workers, executor)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         with runner:
-            return self._search(runner, budget, stack, tolerance, Told(callbacks))
+            return self._search(runner, budget, stack, tolerance, Callbacks(callbacks))
 
     def check_budget(self, budget: float) -> None:
         """Raises BadInput unless a budget in target runs affords one run, by what is known of costs."""
