@@ -105,7 +105,7 @@ def test_a_trial_that_failed_is_not_made_again_and_one_stopped_early_diverged():
     client.attach_data(index, {"loss": 1.0})  # an early loss, which ranks nothing
     client.mark_trial_early_stopped(index)
     node.update_generator_state(client._experiment, client._experiment.lookup_data())
-    assert [run.loss for run in node._observations][6:] == [math.inf]
+    assert [run.loss for run in node._told.observations][6:] == [math.inf]
     assert node._broken == [params]
 
 

@@ -14,7 +14,6 @@ kept. A node is saved and loaded with its strategy, once this module is imported
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ax.core.experiment import Experiment
@@ -24,13 +23,10 @@ from ax.generation_strategy.external_generation_node import ExternalGenerationNo
 from ax.storage.json_store.registry import CORE_DECODER_REGISTRY, CORE_ENCODER_REGISTRY
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuner.engine import propose, recommend
-from tuner.errors import BadInput, is_number
-from tuner.integrations.asked import Asked, Cost, Price, possible
-from tuner.problem import Problem
-from tuner.scale import CostLaw
-from tuner.transfer import judge
-from tuner.trial import Observation, Proposal, Recommendation
+from tuner.errors import BadInput
+from tuner.integrations.asked import Asked, Cost
+from tuner.integrations.told import Run, Told
+from tuner.trial import Recommendation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,19 +79,14 @@ class TransferNode(ExternalGenerationNode):
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Read the experiment, once for the candidates that follow."""
-        self._space = {name: _distribution(p) for name, p in experiment.search_space.parameters.items()}
-        self._runs, self._broken = self._read(experiment, data)
+        space = {name: _distribution(p) for name, p in experiment.search_space.parameters.items()}
+        runs, self._broken = self._read(experiment, data)
+        self._told = Told(self._asked, space, runs, self._seed)
 
     def get_next_candidate(self, pending_parameters: list[dict[str, Any]]) -> dict[str, Any]:
         """A run, of all the experiment's parameters."""
-        problem, runs = self._problem, self._observations
-        waiting = [*self._broken, *pending_parameters]
-        pending = [self._asked.proposal(problem, params) for params in waiting if set(params) >= set(self._space)]
-        [run] = propose(possible(problem, self._space), runs, pending, seed=self._seed) or [
-            Proposal(problem.space.middle, problem.cheapest)
-        ]
-        raw = self._asked.raw(problem, run, self._space)
-        return {n: self._fixed.get(n, raw.get(n, _single(d))) for n, d in self._space.items()}
+        found = self._told.following([*self._broken, *pending_parameters])
+        return {name: self._fixed.get(name, value) for name, value in found.items()}
 
     def recommend(self, client: Client) -> Recommendation:
         """The best hyperparameters at the target, raw, with what is known of them, and whether transfer holds.
@@ -107,14 +98,7 @@ class TransferNode(ExternalGenerationNode):
         """
         experiment = client._experiment
         self.update_generator_state(experiment, experiment.lookup_data())
-        if not self._runs:
-            raise BadInput("recommend: a finished trial is needed, the experiment has none; complete one")
-        problem, runs = self._problem, self._observations
-        answer = recommend(problem, runs, seed=self._seed)
-        if not problem.axes:
-            return answer
-        told = judge(problem, runs, answer, seed=self._seed)
-        return replace(answer, verdict=told.verdict, reasons=(*told.reasons, *answer.reasons))
+        return self._told.answer()
 
     def _gen(self, experiment: Experiment, *args: Any, **kwargs: Any) -> Any:
         """Ax' own leaves out what is to be fixed."""
@@ -122,10 +106,8 @@ class TransferNode(ExternalGenerationNode):
         self._fixed = dict(features.parameters) if features else {}
         return super()._gen(experiment, *args, **kwargs)
 
-    # The experiment as a problem
-
-    def _read(self, experiment: Experiment, data: Data) -> tuple[list[tuple[dict[str, Any], float, Any]], list[Any]]:
-        """(parameters, loss, cost as told) of every run; parameters of those that broke."""
+    def _read(self, experiment: Experiment, data: Data) -> tuple[list[Run], list[dict[str, Any]]]:
+        """Every run; parameters of those that broke."""
         config = experiment.optimization_config
         if config is None:
             raise BadInput("objective: the experiment has none; configure its optimization")
@@ -145,40 +127,8 @@ class TransferNode(ExternalGenerationNode):
                     complete = trial.status == TrialStatus.COMPLETED
                     value = sign * told.get((arm.name, metric), math.nan) if complete else math.inf
                     cost = told.get((arm.name, str(self._asked.cost))) if complete else None
-                    runs.append((arm.parameters, value if math.isfinite(value) else math.inf, cost))
+                    runs.append(Run(arm.parameters, value if math.isfinite(value) else math.inf, cost))
         return runs, broken
-
-    @property
-    def _problem(self) -> Problem:
-        return self._asked.problem(self._space, self._price)
-
-    @property
-    def _price(self) -> Price:
-        if (given := self._asked.given) is not None:
-            return given
-        paid = [(self._asked.scale(params), self._paid(cost)) for params, loss, cost in self._runs if cost is not None]
-        if not paid or not self._asked.axes:
-            return lambda params, scale: math.prod(scale.values())
-        law = CostLaw.fit([scale for scale, _ in paid], [cost for _, cost in paid])
-        return lambda params, scale: law(scale)
-
-    @property
-    def _observations(self) -> list[Observation]:
-        problem, runs = self._problem, []
-        for params, loss, cost in self._runs:
-            asked = self._asked.proposal(problem, params)
-            exact = self._asked.axes and self._asked.given is None and math.isfinite(loss)
-            price = self._paid(cost) if exact else problem.cost(asked.params, asked.scale)
-            runs.append(Observation(asked.params, asked.scale, loss, price))
-        return runs
-
-    def _paid(self, cost: Any) -> float:
-        if not (is_number(cost) and 0 < cost < math.inf):
-            raise BadInput(
-                f"cost: the metric {self._asked.cost!r} of a completed trial must be a number above zero, got "
-                f"{cost!r}; report it, or give cost= a function of the scale"
-            )
-        return float(cost)
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
@@ -190,11 +140,6 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.parameter_type == ParameterType.INT:
         return IntDistribution(int(parameter.lower), int(parameter.upper), log=parameter.log_scale)
     return FloatDistribution(float(parameter.lower), float(parameter.upper), log=parameter.log_scale)
-
-
-def _single(d: BaseDistribution) -> Any:
-    """The one value of a parameter that is not searched."""
-    return d.choices[0] if isinstance(d, CategoricalDistribution) else d.low  # type: ignore[attr-defined]
 
 
 def _saved(node: TransferNode) -> dict[str, Any]:
