@@ -66,9 +66,14 @@ class Recorded:
             axes = {a: sorted({s[a] for s in self.replay.problem.proxies}) for a in self.target}
             scale = self.nearest({a: float(trial.suggest_categorical(a, values)) for a, values in axes.items()})
         trial.set_user_attr("cost", self.share(scale))
-        points, losses = self.rows[scale]
-        loss = float(losses[np.square(points - self.space.encode(params)).sum(1).argmin()])
+        loss = self.nearest_loss(params, scale)
+        losses = self.rows[scale][1]
         return loss if math.isfinite(loss) else 1e3 * float(losses[np.isfinite(losses)].max())
+
+    def nearest_loss(self, params: Mapping[str, Any], scale: Scale) -> float:
+        """Of the row at a scale whose hyperparameters are nearest."""
+        points, losses = self.rows[scale]
+        return float(losses[np.square(points - self.space.encode(params)).sum(1).argmin()])
 
 
 def searched(name: str, method: str, seed: int, budget: float) -> tuple[float, int]:

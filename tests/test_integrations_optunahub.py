@@ -1,6 +1,7 @@
 """Claims about the folder that OptunaHub's registry takes: it loads without a network, and runs as its page says."""
 
 import re
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     optunahub = pytest.importorskip("optunahub", reason="no optunahub", exc_type=ImportError)
 
+ROOT = Path(__file__).parents[1]
 REGISTRY = Path(tuner.__file__).parent / "integrations" / "optunahub" / "package"
 FOLDER = REGISTRY / "samplers" / "transfer"
 
@@ -50,6 +52,8 @@ def test_the_front_matter_is_what_the_registry_asks_for():
 
 
 def test_the_licence_is_the_package_s():
-    licence = (FOLDER / "LICENSE").read_text(encoding="utf-8")
-    assert licence.startswith("MIT License\n\nCopyright (c) 2026 The transfer-tuner authors\n")
-    assert licence == (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    licence = FOLDER / "LICENSE"
+    assert licence.read_text(encoding="utf-8").startswith("MIT License\n")
+    assert project["license"] == "MIT"
+    assert [ROOT / name for name in project["license-files"]] == [licence]
