@@ -260,11 +260,15 @@ def test_an_answer_where_no_run_is_says_so():
     assert engine.recommend(asked, everywhere).reasons == ()
 
 
+def needs_ax(name):
+    if name.startswith("ax"):
+        pytest.importorskip("ax", reason="no ax-platform: install the extra ax")
+
+
 @pytest.mark.parametrize("name", list(_HOME))
 def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
     """Also where base values of integers are fractions, because the tuner rescales them."""
-    if name == "ax":
-        pytest.importorskip("ax", reason="no ax-platform: install the extra ax")
+    needs_ax(name)
     asked = problem(rule=preset("mup-adamw", {"batch_size": {"width": 0.5}}))
     made = method(name, scale=PROXIES[0]) if copies(name) else method(name)
     at = [TARGET] if made.direct else list(PROXIES)
@@ -286,6 +290,26 @@ def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
     told = made.known(asked, seen, seed=0, level=0.9)
     for known, ends in (told.interval if told else {}).items():
         assert answer[known] in ends or min(ends) <= answer[known] <= max(ends)
+
+
+def test_both_knowledge_gradients_answer_where_their_model_is_best_at_the_target():
+    """Of a bowl that stays where it is in raw values. Where cost is a power of the only axis, the two see the same."""
+    needs_ax("ax-mfkg")
+    asked = problem(tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-1, log=True)}), preset("none"))
+    seen = [replace(run, loss=loss(run.params, run.scale)) for run in record(asked, 12)]
+    found = [method(name).recommend(asked, seen, seed=0)["lr"] for name in ("botorch-mfkg", "ax-mfkg")]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    away = [abs(math.log(lr / 3e-3)) for lr in (found[1], *(run.params["lr"] for run in seen))]
+    assert min(away) == away[0]
+
+
+def test_what_ax_is_told_of_a_scale_is_the_logarithm_of_its_cost():
+    """From the cheapest proxy to the target; axes that cost the same are the same to it."""
+    scales = [Scale(width=w, steps=s) for w, s in ((32, 100), (64, 100), (32, 400), (128, 100), (256, 400))]
+    cost = lambda params, scale: 3.0 * scale["width"] ** 2 * scale["steps"]  # noqa: E731
+    asked = Problem(SPACE, scales[-1], tuple(scales[:-1]), scales[0], preset("none"), cost)
+    heights = method("ax-mfkg").heights(asked, scales)[:, 0].tolist()
+    assert heights == pytest.approx([0, 0.25, 0.25, 0.5, 1])
 
 
 def test_importing_the_package_imports_no_torch():
