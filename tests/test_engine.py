@@ -305,6 +305,7 @@ def test_both_knowledge_gradients_answer_where_their_model_is_best_at_the_target
 
 def test_what_ax_is_told_of_a_scale_is_the_logarithm_of_its_cost():
     """From the cheapest proxy to the target; axes that cost the same are the same to it."""
+    needs_ax("ax-mfkg")
     scales = [Scale(width=w, steps=s) for w, s in ((32, 100), (64, 100), (32, 400), (128, 100), (256, 400))]
     cost = lambda params, scale: 3.0 * scale["width"] ** 2 * scale["steps"]  # noqa: E731
     asked = Problem(SPACE, scales[-1], tuple(scales[:-1]), scales[0], preset("none"), cost)
@@ -320,6 +321,19 @@ def test_importing_the_package_imports_no_torch():
 def test_scales_that_do_not_agree_on_axes_are_refused():
     with pytest.raises(ValueError, match="the target's axes"):
         problem(proxies=(Scale(depth=2),))
+
+
+def test_the_order_in_which_proxies_are_said_changes_no_proposal():
+    """Also where two of them cost the same."""
+    target, rule = Scale(width=512, steps=800), preset("none")
+    grid = tuple(Scale(width=w, steps=s) for w in (32, 64) for s in (100, 400))
+    cost = lambda params, scale: scale["width"] ** 2 * scale["steps"]  # noqa: E731
+    one, other = (Problem(SPACE, target, scales, grid[0], rule, cost) for scales in (grid, grid[::-1]))
+    rng = np.random.default_rng(0)
+    drawn = [(SPACE.decode(rng.random(3)), grid[i % 4]) for i in range(8)]
+    runs = [Observation(params, scale, loss(params, scale), cost(params, scale)) for params, scale in drawn]
+    assert engine.propose(one, runs, count=2) == engine.propose(other, runs, count=2)
+    assert engine.propose(one, []) == engine.propose(other, [])
 
 
 def test_a_pending_proposal_is_located_like_a_run():
