@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ from tuner.scale import Scale
 @dataclass(frozen=True)
 class AxKnowledgeGradient(AcrossScales):
     """With 16 fantasies, 4 restarts of 64 samples: fewer than the defaults, so that a proposal takes seconds."""
+
+    def __post_init__(self) -> None:
+        if find_spec("ax") is None:  # said before the first runs, which need none
+            raise BadInput("methods: 'ax-mfkg' needs ax-platform; install transfer-tuner[ax]")
 
     def heights(self, problem: Problem, scales: Sequence[Scale]) -> Tensor:
         logs = _costs(problem, [*scales, problem.target]).log()
@@ -52,13 +57,10 @@ class AxKnowledgeGradient(AcrossScales):
 
     def _adapter(self, problem: Problem, places: Tensor, losses: Tensor) -> Any:
         """What Ax calls a fitted model of an experiment."""
-        try:
-            from ax.adapter.registry import Generators
-            from ax.api.client import Client
-            from ax.core.experiment import Experiment
-            from ax.utils.common.logger import set_ax_logger_levels
-        except ImportError:
-            raise BadInput("methods: 'ax-mfkg' needs ax-platform; install transfer-tuner[ax]") from None
+        from ax.adapter.registry import Generators
+        from ax.api.client import Client
+        from ax.core.experiment import Experiment
+        from ax.utils.common.logger import set_ax_logger_levels
         from botorch.acquisition.knowledge_gradient import qMultiFidelityKnowledgeGradient
 
         set_ax_logger_levels(logging.ERROR)  # a line a trial
