@@ -260,11 +260,15 @@ def test_an_answer_where_no_run_is_says_so():
     assert engine.recommend(asked, everywhere).reasons == ()
 
 
+def needs_ax(name):
+    if name.startswith("ax"):
+        pytest.importorskip("ax", reason="no ax-platform: install the extra ax")
+
+
 @pytest.mark.parametrize("name", list(_HOME))
 def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
     """Also where base values of integers are fractions, because the tuner rescales them."""
-    if name == "ax":
-        pytest.importorskip("ax", reason="no ax-platform: install the extra ax")
+    needs_ax(name)
     asked = problem(rule=preset("mup-adamw", {"batch_size": {"width": 0.5}}))
     made = method(name, scale=PROXIES[0]) if copies(name) else method(name)
     at = [TARGET] if made.direct else list(PROXIES)
@@ -288,6 +292,27 @@ def test_every_method_respects_its_budget_and_answers_inside_the_space(name):
         assert answer[known] in ends or min(ends) <= answer[known] <= max(ends)
 
 
+def test_both_knowledge_gradients_answer_where_their_model_is_best_at_the_target():
+    """Of a bowl that stays where it is in raw values. Where cost is a power of the only axis, the two see the same."""
+    needs_ax("ax-mfkg")
+    asked = problem(tuner.SearchSpace({"lr": tuner.Float(1e-4, 1e-1, log=True)}), preset("none"))
+    seen = [replace(run, loss=loss(run.params, run.scale)) for run in record(asked, 12)]
+    found = [method(name).recommend(asked, seen, seed=0)["lr"] for name in ("botorch-mfkg", "ax-mfkg")]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    away = [abs(math.log(lr / 3e-3)) for lr in (found[1], *(run.params["lr"] for run in seen))]
+    assert min(away) == away[0]
+
+
+def test_what_ax_is_told_of_a_scale_is_the_logarithm_of_its_cost():
+    """From the cheapest proxy to the target; axes that cost the same are the same to it."""
+    needs_ax("ax-mfkg")
+    scales = [Scale(width=w, steps=s) for w, s in ((32, 100), (64, 100), (32, 400), (128, 100), (256, 400))]
+    cost = lambda params, scale: 3.0 * scale["width"] ** 2 * scale["steps"]  # noqa: E731
+    asked = Problem(SPACE, scales[-1], tuple(scales[:-1]), scales[0], preset("none"), cost)
+    heights = method("ax-mfkg").heights(asked, scales)[:, 0].tolist()
+    assert heights == pytest.approx([0, 0.25, 0.25, 0.5, 1])
+
+
 def test_importing_the_package_imports_no_torch():
     code = "import sys, tuner, tuner.cli; assert 'torch' not in sys.modules and 'botorch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -296,6 +321,19 @@ def test_importing_the_package_imports_no_torch():
 def test_scales_that_do_not_agree_on_axes_are_refused():
     with pytest.raises(ValueError, match="the target's axes"):
         problem(proxies=(Scale(depth=2),))
+
+
+def test_the_order_in_which_proxies_are_said_changes_no_proposal():
+    """Also where two of them cost the same."""
+    target, rule = Scale(width=512, steps=800), preset("none")
+    grid = tuple(Scale(width=w, steps=s) for w in (32, 64) for s in (100, 400))
+    cost = lambda params, scale: scale["width"] ** 2 * scale["steps"]  # noqa: E731
+    one, other = (Problem(SPACE, target, scales, grid[0], rule, cost) for scales in (grid, grid[::-1]))
+    rng = np.random.default_rng(0)
+    drawn = [(SPACE.decode(rng.random(3)), grid[i % 4]) for i in range(8)]
+    runs = [Observation(params, scale, loss(params, scale), cost(params, scale)) for params, scale in drawn]
+    assert engine.propose(one, runs, count=2) == engine.propose(other, runs, count=2)
+    assert engine.propose(one, []) == engine.propose(other, [])
 
 
 def test_a_pending_proposal_is_located_like_a_run():

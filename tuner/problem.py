@@ -63,6 +63,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_axes(self.target, (*self.proxies, self.base))
+        listed = sorted(self.proxies, key=lambda scale: tuple(scale.values()))
+        object.__setattr__(self, "proxies", tuple(listed))  # in what order they are said must change no proposal
         if self.timescale and not self._rate_and_decay:
             raise BadInput(
                 "timescale: needs one hyperparameter of role lr and one of role weight_decay, both on log ranges, got "

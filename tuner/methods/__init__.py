@@ -63,6 +63,7 @@ _HOME: dict[str, tuple[str, dict[str, Any]]] = {
     "asha": ("asha:Asha", {}),
     "carbs": ("carbs:Carbs", {}),
     "botorch-mfkg": ("mfkg:KnowledgeGradient", {}),
+    "ax-mfkg": ("ax_mfkg:AxKnowledgeGradient", {}),
 }
 
 
