@@ -63,7 +63,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_axes(self.target, (*self.proxies, self.base))
-        listed = sorted(self.proxies, key=lambda scale: tuple(scale.values()))
+        listed = sorted(self.proxies, key=lambda scale: [scale[axis] for axis in self.target])
         object.__setattr__(self, "proxies", tuple(listed))  # in what order they are said must change no proposal
         if self.timescale and not self._rate_and_decay:
             raise BadInput(
