@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from browser import CHROMIUM, QUIET
 from plotly.offline import get_plotlyjs
 
 import tuner
@@ -266,9 +266,6 @@ def test_numbers_are_for_people(value, text):
 
 # In a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OFF = ("gpu", "quic", "background-networking", "component-update", "sync")  # what would ask other hosts
-QUIET = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in OFF)]
 LOGGED = ["--virtual-time-budget=10000", "--enable-logging=stderr"]
 
 

@@ -293,6 +293,21 @@ def report(study: str, output: str) -> None:
 
 @main.command()
 @study_file
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve at.")
+@click.option("--beyond-loopback", is_flag=True, help="Allow a host where whoever reaches it sees the study.")
+@_command
+def dashboard(study: str, port: int, host: str, beyond_loopback: bool) -> None:
+    """Serve the report as a live page, while trials run and after."""
+    from tuner.report.live import Dashboard
+
+    with Dashboard(study, host, port, beyond_loopback) as served:
+        click.echo(f"serving {study} at {served.url}, Ctrl-C ends it", err=True)
+        served.serve_forever()
+
+
+@main.command()
+@study_file
 @click.option("--methods", default="transfer,optuna-tpe,optuna-gp,random,copy", show_default=True)
 @click.option("--seeds", default="0:1", show_default=True, help="A:B, half-open.")
 @click.option("--budget", type=float, help="Of a search from below, in target runs; default: the study file's.")

@@ -281,9 +281,9 @@ def _in_file(path: Path, name: str) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
             return file.execute("SELECT 1 FROM studies WHERE study_name = ?", (name,)).fetchone() is not None
-    except sqlite3.OperationalError:  # no such table: another program's file
-        return False
     except sqlite3.DatabaseError as error:
+        if "no such" in str(error):  # table, or column: another program's file
+            return False
         law = f"storage: {str(path)!r} cannot be opened"
         raise BadInput(f"{law}: {error}; check the URL and its permissions") from None
 

@@ -1,7 +1,8 @@
 """The page: one HTML file about a study, in the order of a person about to spend money on one training run.
 
 Nothing in it comes from elsewhere: plotly.js is inlined once, figures and trials are JSON islands ('<' escaped), what
-a trial says is only ever text, and a content policy forbids the page to fetch anything.
+a trial says is only ever text, and a content policy forbids the page to fetch anything. A live page (live.py) may ask
+who served it, and nobody else.
 """
 
 from __future__ import annotations
@@ -67,8 +68,12 @@ def _replacing(path: Path) -> Iterator[TextIO]:
         beside.unlink(missing_ok=True)
 
 
-def page(study: Study) -> str:
-    """The HTML."""
+def page(study: Study, version: str | None = None) -> str:
+    """The HTML.
+
+    Args:
+        version: of what is shown, on a live page: once its server tells of another, the page is loaded again.
+    """
     view, drawn = View.of(study), list[Panel]()
     title = f"{study.record.name} at {study.problem.target}"
     sections = [
@@ -84,7 +89,12 @@ def page(study: Study) -> str:
         _island("figures", [{"data": p.data, "layout": p.layout} for p in drawn]),
         _island("trials", [_row(e, study.charge(e) / study.target_cost) for e in view.entries]),
     ]
-    return _whole(title, sections, islands, "figures.js", "page.js")
+    return _whole(title, sections, islands, ["plotly.js", "figures.js", "page.js"], version)
+
+
+def waiting(title: str) -> str:
+    """A live page before anything is drawn."""
+    return _whole(title, ['<section><p class="lead">Reading the study ...</p></section>'], [], [], version="")
 
 
 def assembled(title: str, sections: Sequence[tuple[str, str, Sequence[Panel], str]]) -> str:
@@ -92,17 +102,25 @@ def assembled(title: str, sections: Sequence[tuple[str, str, Sequence[Panel], st
     drawn: list[Panel] = []
     parts = [_section(text(head), text(told), _plots(panels, drawn) + after) for head, told, panels, after in sections]
     islands = [_island("figures", [{"data": p.data, "layout": p.layout} for p in drawn])]
-    return _whole(title, parts, islands, "figures.js")
+    return _whole(title, parts, islands, ["plotly.js", "figures.js"])
 
 
-def _whole(title: str, sections: Sequence[str], islands: Sequence[str], *scripts: str) -> str:
-    head = HEAD.format(title=text(title), style=_beside("page.css"))
-    code = [f"<script>{source}</script>" for source in (get_plotlyjs(), *map(_beside, scripts))]
+def _whole(
+    title: str, sections: Sequence[str], islands: Sequence[str], scripts: Sequence[str], version: str | None = None
+) -> str:
+    policy = POLICY
+    if version is not None:
+        policy, scripts = f"{POLICY}; connect-src 'self'", [*scripts, "live.js"]
+        islands = [*islands, _island("version", version)]
+    head = HEAD.format(title=text(title), policy=policy, style=_source("page.css"))
+    code = [f"<script>{_source(name)}</script>" for name in scripts]
     return "\n".join([head, *sections, "</main>", *islands, *code, "</body></html>\n"])
 
 
-def _beside(name: str) -> str:
-    """A file of this package."""
+def _source(name: str) -> str:
+    """Plotly's script, or a file of this package."""
+    if name == "plotly.js":
+        return str(get_plotlyjs())
     return resources.files("tuner.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -261,10 +279,11 @@ TRANSFER_HELP = (
 HISTORY_HELP = "The recommendation that the first trials alone would have given; bands are 90 %."
 TRIALS_HELP = "Raw values, as they were trained. A click on a heading sorts."
 
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+ content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
 <style>{style}</style></head>
 <body><main><h1>{title}</h1>"""
