@@ -2,11 +2,11 @@
 
     TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.scaling --trials 100 1000 10000 --workers 10 100 1000
 
-The coordinator is the real one: its proposals, its record in SQLite, its loop. The cluster is not: a training of the
-537M/50B table's rows (its nearest one's loss, and FLOPs at 4e14 a second, give or take a tenth) ends when a clock says
-so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record of so many
-trials is there at the beginning; then `--window` trials more are made, at least as many as there are workers, and the
-workers' fill is not counted as idleness.
+The coordinator is the real one: its proposals, its record in SQLite, its loop. The cluster is not: a training (the
+537M/50B table's nearest row, at four of its proxies; its FLOPs at 4e14 a second, give or take a tenth) ends when a
+clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record
+of so many trials is there at the beginning; then all workers are given one, and `--window` trials
+are waited for. The time until all had one is told apart, and is not counted as idleness.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tuner.runs import Run
 from tuner.study import Study
 from tuner.trial import Result, Trial
 
-PROBLEM = "537M/50B"
+PROBLEM, PROXIES = "537M/50B", 4
 SPEED = 4e14  # FLOPs a second: a large accelerator at two fifths of its peak
 SPREAD = 0.1  # of the logarithm of what a training takes
 
@@ -117,11 +117,12 @@ class Simulated:
 def grown(table: Recorded, trials: int, url: str) -> Study:
     """A study with a record of so many runs, at the proxies by the inverse of their cost."""
     asked = table.replay.problem
+    cheap = sorted(asked.proxies, key=table.share)
+    proxies = [cheap[round(i)] for i in np.linspace(0, 0.5 * (len(cheap) - 1), PROXIES)]  # half an hour, and more
     study = create_study(
         asked.space,
         target=asked.target,
-        proxies=asked.proxies,
-        base=asked.base,
+        proxies=proxies,
         parametrization="sp-adamw",
         cost=lambda params, scale: table.share(scale) * table.whole,
         storage=url,
@@ -129,10 +130,10 @@ def grown(table: Recorded, trials: int, url: str) -> Study:
     missing = trials - len(study.entries)
     if missing > 0:
         rng = np.random.default_rng(len(study.entries))
-        weights = np.array([1 / table.share(scale) for scale in asked.proxies])
+        weights = np.array([1 / table.share(scale) for scale in proxies])
         runs = []
         for _ in range(missing):
-            scale = asked.proxies[rng.choice(len(weights), p=weights / weights.sum())]
+            scale = proxies[rng.choice(len(weights), p=weights / weights.sum())]
             params = asked.space.decode(rng.random(len(asked.space)))
             loss = table.nearest_loss(params, scale) * (1 + 1e-3 * rng.standard_normal())
             runs.append(Run(params, scale, loss, table.share(scale) * table.whole))
@@ -161,6 +162,7 @@ def measured(study: Study, cluster: Simulated) -> dict[str, Any]:
         "proposals": made / max(len(study.thought), 1),
         "writes": writes[0] / made,
         "idle": cluster.idle / max(cluster.idle + cluster.worked, 1e-9),
+        "fill": cluster.begun,
         "hours": cluster.clock / 3600,
         "running": sum(e.state == RUNNING for e in study.entries),
     }
@@ -176,8 +178,8 @@ def main() -> None:
     globals()["SPEED"] = chosen.speed
     tuner.study.PATIENCE = 0.0  # the clock is ours
     print("| trials before | workers | trials made | coordinator's s a trial | of these proposing | trials a proposal "
-          "| writes a trial | database MB | hours simulated | idle share of workers |")  # fmt: skip
-    print("|---" * 10 + "|")
+          "| writes a trial | database MB | s until all workers have one | hours simulated | idle share |")  # fmt: skip
+    print("|---" * 11 + "|")
     with tempfile.TemporaryDirectory() as folder:
         table = Recorded(Replay.of(problem(PROBLEM, Path(folder))))
         path = Path(folder) / "grown.db"
@@ -187,12 +189,12 @@ def main() -> None:
                 copy = path.with_name("copy.db")
                 shutil.copy(path, copy)
                 with grown(table, trials, f"sqlite:///{copy}") as study:
-                    cluster = Simulated(table, workers, max(chosen.window, workers), seed=0)
+                    cluster = Simulated(table, workers, chosen.window, seed=0)
                     told = measured(study, cluster)
                 print(
                     f"| {trials} | {workers} | {told['made']} | {told['seconds']:.3f} | {told['thinking']:.3f} "
                     f"| {told['proposals']:.1f} | {told['writes']:.1f} | {os.path.getsize(copy) / 2**20:.1f} "
-                    f"| {told['hours']:.2f} | {100 * told['idle']:.2f} % |",
+                    f"| {told['fill']:.0f} | {told['hours']:.2f} | {100 * told['idle']:.2f} % |",
                     flush=True,
                 )
                 copy.unlink()
