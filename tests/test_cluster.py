@@ -241,7 +241,9 @@ def test_an_executor_that_is_shut_down_is_an_error_and_the_record_stays(source):
     with tuner.create_study(objective=source, target=Scale(width=256), proxies=[Scale(width=32)]) as study:
         with pytest.raises(BadInput, match="takes no more work"):
             study.optimize(budget=0.1, executor=executor)
-        assert [entry.state for entry in study.entries] == [RUNNING]
+        assert [entry.state for entry in study.entries] == [LOST]
+        study.optimize(budget=0.1)
+        assert study.entries[1].retry_of == 0
 
 
 def test_the_same_seed_proposes_the_same_trials_here_and_on_the_cluster(dask, source):
@@ -329,4 +331,4 @@ def test_a_scheduler_that_goes_away_ends_the_study_with_one_line(source, tmp_pat
     thread.join(120)
     [(message, states)] = told
     assert "scheduler" in message
-    assert set(states) == {RUNNING}
+    assert set(states) == {LOST}

@@ -11,26 +11,28 @@ waits for any more (Ctrl-C, a coordinator that died) is killed within `LOOK` sec
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import pickle
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from multiprocessing import util
 from queue import Empty, LifoQueue
 from typing import Any, Self
 
 from tuner.errors import BadInput
-from tuner.execution import Outcome, Worker, run_group, sent, start_server
+from tuner.execution import Outcome, Worker, run_group, sent, start_server, within
 from tuner.objective import Objective, ObjectiveSource, loaded, one_line
 from tuner.trial import Failure, Trial
 
 ANSWER = 5.0  # seconds that a scheduler has to answer
+ROUNDING = 1e-9
 LOOK = 0.5  # seconds between two looks at whether a group is still wanted
 
 
@@ -46,7 +48,7 @@ class Borrowed:
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
 
     def submit(self, trials: Sequence[Trial]) -> Future[list[Outcome]]:
@@ -70,18 +72,19 @@ def _made(objective: bytes) -> Objective:
 
 
 def _outcomes(task: Any, trials: Sequence[Trial]) -> Future[list[Outcome]]:
-    """A task's outcomes; what broke it is a Failure of every member."""
-    start, outcomes = time.perf_counter(), Future[list[Outcome]]()
+    """A task's outcomes; what broke it is a Failure of every member, which no seconds are charged for."""
+    outcomes = Future[list[Outcome]]()
 
     def done(task: Any) -> None:
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or isinstance(error, BadInput):
-            outcomes.set_exception(error or BadInput("executor: it cancelled a running group; run the study again"))
-        elif error is not None:
-            share = (time.perf_counter() - start) / len(trials)
-            outcomes.set_result([Failure(one_line(error), share)] * len(trials))
-        else:
+        try:  # the result is fetched here, and its machine may be gone
             outcomes.set_result(task.result())
+        except BadInput as error:
+            outcomes.set_exception(error)
+        except (CancelledError, asyncio.CancelledError):
+            law = "executor: it cancelled a running group, as a cluster does whose scheduler is gone"
+            outcomes.set_exception(BadInput(f"{law}; start it and run the study again"))
+        except BaseException as error:
+            outcomes.set_result([Failure(one_line(error))] * len(trials))
 
     task.add_done_callback(done)
     return outcomes
@@ -109,7 +112,7 @@ class Cluster:
         for name, amount in (resources or {}).items():
             if not amount > 0:
                 raise BadInput(f"resources: {name} must be above zero, got {amount}; correct it")
-        self.where, self.resources = str(address or file), dict(resources or {})
+        self.where, self.resources = str(file if address is None else address), dict(resources or {})
         self._given = {"address": address, "scheduler_file": file}
 
     def __enter__(self) -> Self:
@@ -123,8 +126,9 @@ class Cluster:
         try:
             if (address := self._given["address"]) is not None:
                 resolve_address(address)
-            self.client = Client(timeout=ANSWER, set_as_default=False, name="tuner", **self._given)
-        except (OSError, ValueError) as error:
+            reach = partial(Client, timeout=ANSWER, set_as_default=False, name="tuner", **self._given)
+            self.client = within(ANSWER + 1, reach)  # what takes the connection and says nothing holds a client up
+        except (OSError, ValueError, TypeError) as error:
             raise BadInput(
                 f"scheduler: {self.where!r} did not answer within {ANSWER:g} s ({one_line(error)}); start it, or "
                 "correct the address"
@@ -137,12 +141,11 @@ class Cluster:
     def slots(self) -> int:
         """Groups that its workers can train at once, now."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        if not self.resources:
-            return sum(worker["nthreads"] for worker in workers)
-        return sum(
-            int(min(worker["resources"].get(name, 0) // amount for name, amount in self.resources.items()))
-            for worker in workers
-        )
+        return sum(self._slots(worker) for worker in workers if worker.get("status", "running") == "running")
+
+    def _slots(self, worker: Mapping[str, Any]) -> int:
+        has = [worker["resources"].get(name, 0) / amount for name, amount in self.resources.items()]
+        return int(min([worker["nthreads"], *has]) + ROUNDING)
 
     def runner(self, objective: ObjectiveSource | Objective) -> Spread:
         """Raises BadInput where the objective cannot be sent."""
@@ -166,7 +169,13 @@ class Spread:
     def __enter__(self) -> Self:
         """Where a worker is there already, one must be able to make the objective. Raises BadInput if it is not."""
         if self._cluster.slots():
-            refusal = self._sent(_refusal).result()
+            try:
+                refusal = self._sent(_refusal).result()
+            except Exception as error:
+                raise BadInput(
+                    f"scheduler: a worker cannot run ours ({one_line(error)}); install the tuner that is here on the "
+                    "scheduler's and the workers' machines"
+                ) from error
             if refusal:
                 raise BadInput(refusal)
         return self
@@ -180,8 +189,9 @@ class Spread:
         name = f"tuner-{uuid.uuid4().hex}"
         task = self._sent(_train, list(trials), name)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._done, name))
-        return _outcomes(task, trials)
+        outcomes = _outcomes(task, trials)
+        task.add_done_callback(partial(self._done, name))  # after that: until the result is here it may be run again
+        return outcomes
 
     def _done(self, name: str, task: Any) -> None:
         from distributed import Event
@@ -209,9 +219,9 @@ _idle: dict[bytes, LifoQueue[Worker]] = {}  # objective -> processes that have i
 
 def _refusal(objective: bytes) -> str:
     """Why the objective cannot be made here; nothing if it can."""
-    worker = _fresh(objective)
+    worker = _idle_one(objective)
     try:
-        worker.start()
+        worker.ready()
     except BadInput as error:
         return str(error)
     _back(objective, worker)
@@ -222,13 +232,13 @@ def _train(objective: bytes, trials: list[Trial], name: str) -> list[Outcome]:
     """A group, once: Dask runs a task of a lost worker again by itself, which no budget would see."""
     from distributed import Event, get_worker
 
-    begun = Event(name)
+    begun, worker, finished = Event(name), _idle_one(objective), threading.Event()
     if begun.is_set():
         raise RuntimeError("the cluster lost the worker that trained it")
+    worker.ready()  # BadInput: this machine is at fault, or the objective; it would break trial after trial
     begun.set()
     here = get_worker()
     key = here.get_current_task()
-    worker, finished = _idle_one(objective), threading.Event()
 
     def look() -> None:
         while not finished.wait(LOOK):
@@ -258,7 +268,9 @@ def _fresh(objective: bytes) -> Worker:
     # themselves (`tuner.execution.settle_in`).
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     start_server()
-    return Worker(objective)
+    worker = Worker(objective)
+    util.Finalize(None, worker.kill, exitpriority=10)  # before multiprocessing waits for its children
+    return worker
 
 
 def _back(objective: bytes, worker: Worker) -> None:

@@ -91,6 +91,25 @@ def _checked(returned: Any, seconds: float) -> Outcome:
     return Result(float(result.loss), cost, seconds if result.seconds is None else float(result.seconds))
 
 
+def within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What it returns or raises; TimeoutError where it takes longer, and it is left to its own."""
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(ask())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return found.result(seconds)
+    except TimeoutError:
+        if found.done():  # it is what was raised
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+
+
 # ---- in this process ----
 
 
@@ -209,6 +228,11 @@ class Worker:
         self._pipe.send(trials)
         self._receive()
 
+    def ready(self) -> None:
+        """With a process; a fresh one where there is none. Raises BadInput as `start`."""
+        if self._process is None:
+            self.start()
+
     def start(self) -> None:
         """A fresh process, its objective loaded. Raises BadInput when either cannot be."""
         context = multiprocessing.get_context("forkserver")
@@ -271,8 +295,16 @@ def sent(objective: ObjectiveSource | Objective) -> bytes:
         ) from error
 
 
+_starting = threading.Lock()  # what a process inherits is set for all its threads
+
+
 def start_server() -> None:
     """The process that workers are forked from, holding what they inherit: torch, one thread a library, no Ctrl-C."""
+    with _starting:
+        _start_server()
+
+
+def _start_server() -> None:
     from multiprocessing import forkserver, resource_tracker  # not on Windows, where `Serial` works
 
     resource_tracker.ensure_running()  # now: its start unblocks Ctrl-C

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -100,9 +101,14 @@ class Study:
         self._seen: tuple[list[Entry] | None, list[Observation]] = None, []
         self._told: tuple[list[Entry] | None, tuple[Recommendation, Transfer] | None] = None, None
         self._law_of: tuple[list[Entry] | None, CostLaw] = None, CostLaw(0.0, {})
-        for entry in record.entries():
-            if entry.state == RUNNING and not record.read_only:
-                record.fail(entry.trial.number, Failure("lost: the coordinator died"), entry.cost, LOST)
+        if not record.read_only:
+            self._lose("the coordinator died")
+
+    def _lose(self, why: str, but: Collection[int] = ()) -> None:
+        """Mark running trials lost: they are charged, and made again."""
+        for entry in self.entries:
+            if entry.state == RUNNING and entry.trial.number not in but:
+                self.record.fail(entry.trial.number, Failure(f"lost: {why}"), entry.cost, LOST)
 
     def __enter__(self) -> Study:
         return self
@@ -332,8 +338,14 @@ class Study:
             raise BadInput(f'tolerance: must be a relative regret above zero or "noise", got {tolerance!r}; correct it')
         runner, objective = self._runner(objective, workers, executor)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
-        with runner:
-            return self._search(runner, budget, stack, tolerance, Callbacks(callbacks))
+        asked = {entry.trial.number for entry in self.entries if entry.state == RUNNING}  # by hand, and still out
+        try:
+            with runner:
+                return self._search(runner, budget, stack, tolerance, Callbacks(callbacks))
+        except BaseException:
+            with suppress(BadInput):  # the record may be what broke
+                self._lose("the search was broken off", asked)
+            raise
 
     def check_budget(self, budget: float) -> None:
         """Raises BadInput unless a budget in target runs affords one run, by what is known of costs."""

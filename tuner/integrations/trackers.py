@@ -4,7 +4,8 @@
         study.optimize(train, budget=0.25, callbacks=[tracker])
 
 A tracker logs a trial when it has ended, and the answer when it is closed, on a thread of its own: a server that is
-slow costs the study nothing, one that breaks is warned of and left alone. A study resumed logs what is not there yet.
+slow costs the study nothing, one that breaks is warned of and left alone. A study resumed logs what is not there yet;
+in Weights & Biases, where asking takes an answer, all again under the same names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from tuner.errors import BadInput
+from tuner.execution import within
 from tuner.objective import one_line
 from tuner.record import DIVERGED, FINISHED, RUNNING, Entry
 from tuner.space import Value
@@ -89,7 +90,9 @@ class Tracker(ABC):
         return self
 
     def __call__(self, study: Study) -> None:
-        """Log the trials that have ended since. Raises what broke the tracker."""
+        """Log the trials that have ended since. Raises what broke the tracker, or BadInput outside of its `with`."""
+        if self._thread.ident is None:
+            raise BadInput("tracker: it logs inside its `with` block only; write `with MLflow(...) as tracker`")
         self._study = study
         self._put_ended(study)
         if self._error is not None:
@@ -97,9 +100,9 @@ class Tracker(ABC):
             raise error
 
     def _put_ended(self, study: Study) -> None:
-        spent = 0.0
+        spent, target = 0.0, study.target_cost
         for entry in study.entries:
-            spent += study.charge(entry) / study.target_cost
+            spent += study.charge(entry) / target
             if entry.state != RUNNING and entry.trial.number not in self._known:
                 self._known.add(entry.trial.number)
                 self._lines.put(Line.of_trial(study, entry, spent))
@@ -169,9 +172,11 @@ class MLflow(Tracker):
         with _needed("mlflow"):
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
-        self._metric, self._param, self._secret = Metric, Param, urlsplit(uri).password
+        self._metric, self._param = Metric, Param
+        self._secret: str | None = None
         try:
-            self._client = _within(ANSWER, lambda: _reached(MlflowClient(uri)))
+            self._secret = urlsplit(uri).password
+            self._client = within(ANSWER, lambda: _reached(MlflowClient(uri)))
         except Exception as error:
             raise BadInput(f"mlflow: {self._hidden(one_line(error))}; correct its URI or start the server") from None
 
@@ -188,7 +193,8 @@ class MLflow(Tracker):
         client = self._client
         known = client.get_experiment_by_name(line.study)
         experiment = client.create_experiment(line.study) if known is None else known.experiment_id
-        if line.name != "answer" and client.search_runs([experiment], f"run_name = '{line.name}'", max_results=1):
+        named = f"run_name = '{line.name}' and attributes.status != 'RUNNING'"  # a coordinator died while it wrote that
+        if line.name != "answer" and client.search_runs([experiment], named, max_results=1):
             return
         run = client.create_run(experiment, run_name=line.name, tags={"state": line.state}).info.run_id
         metrics = [self._metric(name, value, 0, line.number) for name, value in line.metrics.items()]
@@ -232,23 +238,6 @@ def _ended_well(line: Line) -> bool:
 def _reached(client: Any) -> Any:
     client.search_experiments(max_results=1)
     return client
-
-
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """Its value, or what it raises; TimeoutError where it takes longer: MLflow itself tries for minutes."""
-    found: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(ask())
-        except Exception as error:
-            found.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return found.result(seconds)
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
 
 
 @contextmanager
