@@ -4,18 +4,19 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from waiting import until
 
 import tuner
-from tuner.cluster import Cluster, Spread
+from tuner.cluster import Borrowed, Cluster, Spread, _outcomes
 from tuner.errors import BadInput
 from tuner.execution import WorkerPool
 from tuner.objective import ObjectiveSource
@@ -278,6 +279,49 @@ def test_the_same_seed_proposes_the_same_trials_here_and_on_the_cluster(dask, so
 def test_a_cluster_that_cannot_be_had_is_refused(given, law):
     with pytest.raises(BadInput, match=law), Cluster(**given):
         pass
+
+
+def test_a_scheduler_that_takes_the_connection_and_says_nothing_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BadInput, match=r"did not answer within 5 s .*; start it"), Cluster(address):
+            pass
+
+
+def test_what_broke_a_result_on_its_way_is_a_failure_and_no_wait_for_ever():
+    class Gone(Future):
+        def result(self, timeout=None):
+            raise OSError("its machine is gone")
+
+    task = Gone()
+    outcomes = _outcomes(task, [trial(), trial()])
+    task.set_result("never seen")
+    assert [outcome.error for outcome in outcomes.result(5)] == ["OSError: its machine is gone"] * 2
+
+
+def test_leaving_an_executor_cancels_what_waits(source):
+    begin = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(begin.wait)
+        with Borrowed(source, executor, 4) as runner:
+            waiting = [runner.submit([trial(number)]) for number in range(4)]
+        begin.set()
+    assert all(isinstance(one.exception(5), BadInput) for one in waiting)
+
+
+def test_threads_that_start_workers_at_once_do_not_disturb_each_other(source, tmp_path):
+    code = (
+        "import threading, tuner.execution as e\n"
+        "barrier, broke = threading.Barrier(4), []\n"
+        "def start():\n"
+        "    barrier.wait()\n"
+        "    try: e.start_server()\n"
+        "    except BaseException as error: broke.append(error)\n"
+        "threads = [threading.Thread(target=start) for _ in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "assert not broke, broke\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
