@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,10 @@ class Bowl:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(params.get("sleep", self.sleep))
         return 1 + math.log(params["lr"] / 1e-2) ** 2 / 10 + 4 / scale["width"]
+
+class Dies(Bowl):
+    def __call__(self, params, scale, seed):
+        os.kill(os.getpid(), signal.SIGKILL)
 '''
 STUDY = """
 [study]
@@ -245,6 +250,19 @@ def test_an_executor_that_is_shut_down_is_an_error_and_the_record_stays(source):
         assert [entry.state for entry in study.entries] == [LOST]
         study.optimize(budget=0.1)
         assert study.entries[1].retry_of == 0
+
+
+def test_a_process_pool_that_breaks_fails_its_trial_and_then_says_that_it_is_broken(source):
+    dies = replace(source, call="spread_bowl:Dies")
+    with (
+        ProcessPoolExecutor(1) as executor,
+        tuner.create_study(objective=dies, target=Scale(width=256), proxies=[Scale(width=32)]) as study,
+    ):
+        with pytest.raises(BadInput, match="takes no more work"):
+            study.optimize(budget=0.1, executor=executor)
+        assert [entry.state for entry in study.entries] == [FAILED, LOST]
+        assert "BrokenProcessPool" in study.entries[0].error
+        assert study.entries[0].cost == study.cost({"lr": 0.01}, Scale(width=32))  # what was planned
 
 
 def test_the_same_seed_proposes_the_same_trials_here_and_on_the_cluster(dask, source):

@@ -235,7 +235,6 @@ def _train(objective: bytes, trials: list[Trial], name: str) -> list[Outcome]:
     begun, worker, finished = Event(name), _idle_one(objective), threading.Event()
     if begun.is_set():
         raise RuntimeError("the cluster lost the worker that trained it")
-    worker.ready()  # BadInput: this machine is at fault, or the objective; it would break trial after trial
     begun.set()
     here = get_worker()
     key = here.get_current_task()

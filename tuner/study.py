@@ -295,7 +295,7 @@ class Study:
 
     def _tell(self, trial: Trial, outcome: Result | Failure) -> None:
         if isinstance(outcome, Failure):
-            self.tell(trial, error=outcome.error, seconds=outcome.seconds)
+            self.tell(trial, error=outcome.error, seconds=outcome.seconds or None)  # 0: nobody knows how long
         else:
             self.tell(trial, outcome.loss, outcome.cost if callable(self._cost) else None, outcome.seconds)
 

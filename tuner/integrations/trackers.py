@@ -107,10 +107,10 @@ class Tracker(ABC):
                 self._known.add(entry.trial.number)
                 self._lines.put(Line.of_trial(study, entry, spent))
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         if self._study is not None and self._thread.is_alive():
             self._put_ended(self._study)
-            if any(not run.diverged for run in self._study.observations):
+            if kind is None and any(not run.diverged for run in self._study.observations):  # not at a Ctrl-C
                 self._lines.put(Line.of_answer(self._study))
         self._lines.put(None)
         self._thread.join(PATIENCE)
