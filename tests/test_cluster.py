@@ -17,7 +17,7 @@ import pytest
 from waiting import until
 
 import tuner
-from tuner.cluster import Borrowed, Cluster, Spread, _outcomes
+from tuner.cluster import Borrowed, Cluster, Spread, _settle
 from tuner.errors import BadInput
 from tuner.execution import WorkerPool
 from tuner.objective import ObjectiveSource
@@ -43,6 +43,8 @@ class Bowl:
     space = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)})
 
     def __init__(self, folder, sleep=0.0):
+        if "NO_DISK" in os.environ:
+            raise OSError("no disk here")
         self.folder, self.sleep = Path(folder), sleep
 
     def cost(self, params, scale):
@@ -74,8 +76,10 @@ target_runs = {budget}
 """
 
 
-def _started(*command):
-    return subprocess.Popen([sys.executable, "-m", *command], stderr=subprocess.DEVNULL)
+def _started(*command, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", *command], stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +93,13 @@ def dask(tmp_path_factory):
     work = ["--scheduler-file", str(file), "--nthreads", "1", "--resources", "GPU=1", "--no-dashboard"]
     work += ["--host", "127.0.0.1", "--local-directory", str(folder), "--memory-limit", "0"]
 
-    def worker():
-        processes.append(_started("distributed.cli.dask_worker", *work))
+    def worker(**environment):
+        processes.append(_started("distributed.cli.dask_worker", *work, **environment))
         return processes[-1]
 
     worker(), worker()
     with Cluster(file=str(file)) as cluster:
-        until(lambda: cluster.slots() == 2)
+        until(lambda: len(cluster.slots()) == 2)
     yield file, worker
     for process in processes:
         process.terminate()
@@ -147,7 +151,7 @@ def test_a_group_that_kills_its_process_costs_itself_alone(dask, source):
         assert isinstance(failure, Failure)
         assert "Killed" in failure.error
         assert isinstance(fine.result()[0], Result)
-        assert cluster.slots() == 2  # Dask's own workers are well
+        assert len(cluster.slots()) == 2  # Dask's own workers are well
 
 
 def test_a_lost_worker_costs_its_group_one_attempt_and_nothing_runs_unseen(dask, source, tmp_path):
@@ -163,7 +167,7 @@ def test_a_lost_worker_costs_its_group_one_attempt_and_nothing_runs_unseen(dask,
         assert "lost the worker" in failure.error
         until(lambda: not alive(child))
         replace()
-        until(lambda: cluster.slots() == 2)
+        until(lambda: len(cluster.slots()) == 2)
         assert len(processes(tmp_path / "runs")) == 1
 
 
@@ -178,17 +182,45 @@ def test_what_nobody_waits_for_is_killed(dask, source, tmp_path):
             until(lambda: processes(tmp_path / "runs"))
         [(child, _)] = processes(tmp_path / "runs")
         until(lambda: not alive(child))
-        assert cluster.slots() == 2
+        assert len(cluster.slots()) == 2
 
 
 def test_the_resources_of_a_worker_bound_what_runs_at_once(dask, source):
     with Cluster(file=str(dask[0]), resources={"GPU": 1}) as cluster:
-        assert cluster.slots() == 2
+        assert len(cluster.slots()) == 2
         with cluster.runner(source) as runner:
             assert isinstance(runner.submit([trial()]).result()[0], Result)
     with Cluster(file=str(dask[0]), resources={"GPU": 2}) as none:
-        assert none.slots() == 0
+        assert none.slots() == {}
         assert Spread(none, b"").capacity == 1  # what waits for a worker that has it
+
+
+def test_a_machine_where_nothing_starts_is_set_aside_and_costs_no_attempt(dask, source):
+    broken = dask[1](NO_DISK="1")
+    with Cluster(file=str(dask[0])) as cluster:
+        until(lambda: len(cluster.slots()) == 3)
+        with (
+            cluster.runner(source) as runner,
+            tuner.create_study(objective=source, target=Scale(width=256), proxies=[Scale(width=32)]) as study,
+        ):
+            waiting = [runner.submit([trial(number, sleep=1.0)]) for number in range(6)]
+            assert all(isinstance(one.result(60)[0], Result) for one in waiting)
+            assert runner.capacity == 2
+            assert "no disk here" in next(iter(runner._unable.values()))
+            study.optimize(budget=0.1, executor=cluster)
+            assert {entry.state for entry in study.entries} == {FINISHED}
+        broken.terminate()
+        until(lambda: len(cluster.slots()) == 2)
+
+
+def test_a_worker_with_another_tuner_is_refused(dask, source, monkeypatch):
+    monkeypatch.setattr("tuner.cluster.versions", lambda: {"transfer-tuner": "9.9"})
+    with (
+        Cluster(file=str(dask[0])) as cluster,
+        pytest.raises(BadInput, match=r"the coordinator's 9\.9; install .* so said .* and 1 more"),
+        cluster.runner(source),
+    ):
+        pass
 
 
 # ---- studies
@@ -274,10 +306,10 @@ def test_the_same_seed_proposes_the_same_trials_here_and_on_the_cluster(dask, so
             return [(dict(e.trial.params), e.trial.scale, e.trial.seed, e.loss) for e in study.entries]
 
     with Cluster(file=str(dask[0])) as cluster, ThreadPoolExecutor(1) as threads:
-        one = type("OneSlot", (Cluster,), {"slots": lambda self: 1})(file=str(dask[0]))
+        one = type("OneSlot", (Cluster,), {"slots": lambda self: {"": 1}})(file=str(dask[0]))
         with one:
             assert proposed() == proposed(executor=one) == proposed(executor=threads)
-        assert cluster.slots() == 2
+        assert len(cluster.slots()) == 2
 
 
 # ---- bad input
@@ -312,8 +344,9 @@ def test_what_broke_a_result_on_its_way_is_a_failure_and_no_wait_for_ever():
             raise OSError("its machine is gone")
 
     task = Gone()
-    outcomes = _outcomes(task, [trial(), trial()])
+    outcomes = Future()
     task.set_result("never seen")
+    _settle(outcomes, [trial(), trial()], task)
     assert [outcome.error for outcome in outcomes.result(5)] == ["OSError: its machine is gone"] * 2
 
 

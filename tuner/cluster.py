@@ -5,8 +5,9 @@
 
 On a Dask worker a group trains in a process of its own, as it does in `tuner.execution.WorkerPool`: one that is killed,
 or runs out of memory, costs its group one attempt and leaves the worker alone. So does a machine that is lost: what it
-was training is not run again behind the coordinator's back, but told as broken, charged, and tried again. What nobody
-waits for any more (Ctrl-C, a coordinator that died) is killed within `LOOK` seconds.
+was training is not run again behind the coordinator's back, but told as broken, charged, and tried again. A machine
+that cannot start a training, or has another tuner, gets no more groups, and costs none an attempt. What nobody waits
+for any more (Ctrl-C, a coordinator that died) is killed within `LOOK` seconds.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import util
 from queue import Empty, LifoQueue
@@ -29,11 +31,20 @@ from typing import Any, Self
 from tuner.errors import BadInput
 from tuner.execution import Outcome, Worker, run_group, sent, start_server, within
 from tuner.objective import Objective, ObjectiveSource, loaded, one_line
+from tuner.record import versions
 from tuner.trial import Failure, Trial
 
 ANSWER = 5.0  # seconds that a scheduler has to answer
 ROUNDING = 1e-9
-LOOK = 0.5  # seconds between two looks at whether a group is still wanted
+LOOK = 0.5  # seconds between two looks at whether a group is still wanted, and two attempts to start a training
+
+
+@dataclass(frozen=True)
+class Unable:
+    """What a worker answers that cannot train: its address, and why."""
+
+    address: str
+    why: str
 
 
 class Borrowed:
@@ -58,7 +69,9 @@ class Borrowed:
             raise BadInput(f"executor: it takes no more work ({one_line(error)}); make a new one and go on") from error
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return _outcomes(task, trials)
+        outcomes = Future[list[Outcome]]()
+        task.add_done_callback(partial(_settle, outcomes, trials))
+        return outcomes
 
 
 def _run(objective: bytes | Objective, trials: list[Trial]) -> list[Outcome]:
@@ -71,23 +84,17 @@ def _made(objective: bytes) -> Objective:
     return loaded(pickle.loads(objective))
 
 
-def _outcomes(task: Any, trials: Sequence[Trial]) -> Future[list[Outcome]]:
-    """A task's outcomes; what broke it is a Failure of every member, which no seconds are charged for."""
-    outcomes = Future[list[Outcome]]()
-
-    def done(task: Any) -> None:
-        try:  # the result is fetched here, and its machine may be gone
-            outcomes.set_result(task.result())
-        except BadInput as error:
-            outcomes.set_exception(error)
-        except (CancelledError, asyncio.CancelledError):
-            law = "executor: it cancelled a running group, as a cluster does whose scheduler is gone"
-            outcomes.set_exception(BadInput(f"{law}; start it and run the study again"))
-        except BaseException as error:
-            outcomes.set_result([Failure(one_line(error))] * len(trials))
-
-    task.add_done_callback(done)
-    return outcomes
+def _settle(outcomes: Future[list[Outcome]], trials: Sequence[Trial], task: Any) -> None:
+    """With a task's outcomes; what broke it is a Failure of every member, which no seconds are charged for."""
+    try:  # the result is fetched here, and its machine may be gone
+        outcomes.set_result(task.result())
+    except BadInput as error:
+        outcomes.set_exception(error)
+    except (CancelledError, asyncio.CancelledError):
+        law = "executor: it cancelled a running group, as a cluster does whose scheduler is gone"
+        outcomes.set_exception(BadInput(f"{law}; start it and run the study again"))
+    except BaseException as error:
+        outcomes.set_result([Failure(one_line(error))] * len(trials))
 
 
 # ---- Dask ----
@@ -138,10 +145,11 @@ class Cluster:
     def __exit__(self, *exception: object) -> None:
         self.client.close(ANSWER)
 
-    def slots(self) -> int:
-        """Groups that its workers can train at once, now."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return sum(self._slots(worker) for worker in workers if worker.get("status", "running") == "running")
+    def slots(self) -> dict[str, int]:
+        """Address of a worker -> groups that it can train at once, now."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        running = {address: w for address, w in workers.items() if w.get("status", "running") == "running"}
+        return {address: slots for address, worker in running.items() if (slots := self._slots(worker))}
 
     def _slots(self, worker: Mapping[str, Any]) -> int:
         has = [worker["resources"].get(name, 0) / amount for name, amount in self.resources.items()]
@@ -160,24 +168,40 @@ class Spread:
     def __init__(self, cluster: Cluster, objective: bytes) -> None:
         self._cluster, self._objective = cluster, objective
         self._tasks: set[Any] = set()
+        self._unable: dict[str, str] = {}  # address -> why
 
     @property
     def capacity(self) -> int:
+        return max(1, sum(self._able().values()))
+
+    def _able(self) -> dict[str, int]:
+        """Slots of the workers that can train, for all that is known. Raises BadInput where none of them can."""
         self._check()
-        return max(1, self._cluster.slots())
+        slots = self._cluster.slots()
+        self._unable = {address: why for address, why in self._unable.items() if address in slots}
+        able = {address: n for address, n in slots.items() if address not in self._unable}
+        if slots and not able:
+            address, why = next(iter(self._unable.items()))
+            raise BadInput(f"{why}; so said the worker {address}" + (f", and {len(slots) - 1} more" * (len(slots) > 1)))
+        return able
+
+    def _check(self) -> None:
+        if self._cluster.client.status != "running":
+            raise BadInput(f"scheduler: {self._cluster.where!r} is gone; start it and run the same command again")
 
     def __enter__(self) -> Self:
-        """Where a worker is there already, one must be able to make the objective. Raises BadInput if it is not."""
-        if self._cluster.slots():
+        """Where workers are there already, one must be able to train. Raises BadInput if none is."""
+        while self._able():
             try:
-                refusal = self._sent(_refusal).result()
+                unable = self._sent(_unable, versions()["transfer-tuner"]).result()
             except Exception as error:
                 raise BadInput(
                     f"scheduler: a worker cannot run ours ({one_line(error)}); install the tuner that is here on the "
                     "scheduler's and the workers' machines"
                 ) from error
-            if refusal:
-                raise BadInput(refusal)
+            if unable is None:
+                break
+            self._set_aside(unable)
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
@@ -185,30 +209,42 @@ class Spread:
             task.cancel()
 
     def submit(self, trials: Sequence[Trial]) -> Future[list[Outcome]]:
-        self._check()
-        name = f"tuner-{uuid.uuid4().hex}"
-        task = self._sent(_train, list(trials), name)
-        self._tasks.add(task)
-        outcomes = _outcomes(task, trials)
-        task.add_done_callback(partial(self._done, name))  # after that: until the result is here it may be run again
+        outcomes = Future[list[Outcome]]()
+        self._hand_over(list(trials), outcomes)
         return outcomes
 
-    def _done(self, name: str, task: Any) -> None:
+    def _hand_over(self, trials: list[Trial], outcomes: Future[list[Outcome]]) -> None:
+        name = f"tuner-{uuid.uuid4().hex}"
+        task = self._sent(_train, versions()["transfer-tuner"], trials, name)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._done, name, trials, outcomes))
+
+    def _done(self, name: str, trials: list[Trial], outcomes: Future[list[Outcome]], task: Any) -> None:
         from distributed import Event
 
         self._tasks.discard(task)
+        answer = None
+        with suppress(BaseException):  # what broke it is told below
+            answer = task.result()
+        if not isinstance(answer, Unable):
+            _settle(outcomes, trials, task)
+        else:
+            self._set_aside(answer)
+            try:
+                self._hand_over(trials, outcomes)
+            except BaseException as error:
+                outcomes.set_exception(error)
         with suppress(Exception):  # the connection is gone, and with it what is to be tidied up
-            Event(name, self._cluster.client).clear()
+            Event(name, self._cluster.client).clear()  # not before: until the result is here it may be run again
+
+    def _set_aside(self, unable: Unable) -> None:
+        self._unable = {**self._unable, unable.address: unable.why}  # another thread may be reading it
 
     def _sent(self, function: Callable[..., Any], *args: Any) -> Any:
-        cluster = self._cluster
-        return cluster.client.submit(
-            partial(function, self._objective, *args), pure=False, retries=0, resources=cluster.resources or None
-        )
-
-    def _check(self) -> None:
-        if self._cluster.client.status != "running":
-            raise BadInput(f"scheduler: {self._cluster.where!r} is gone; start it and run the same command again")
+        self._check()
+        cluster, call = self._cluster, partial(function, self._objective, *args)
+        among = {"workers": list(self._able()), "allow_other_workers": True} if self._unable else {}
+        return cluster.client.submit(call, pure=False, retries=0, resources=cluster.resources or None, **among)
 
 
 # What follows runs on a worker of the cluster
@@ -217,24 +253,44 @@ class Spread:
 _idle: dict[bytes, LifoQueue[Worker]] = {}  # objective -> processes that have it loaded
 
 
-def _refusal(objective: bytes) -> str:
-    """Why the objective cannot be made here; nothing if it can."""
-    worker = _idle_one(objective)
-    try:
-        worker.ready()
-    except BadInput as error:
-        return str(error)
-    _back(objective, worker)
-    return ""
+def _unable(objective: bytes, version: str) -> Unable | None:
+    """Why nothing can be trained here; None if it can."""
+    started = _started(objective, version)
+    if isinstance(started, Unable):
+        return started
+    _back(objective, started)
+    return None
 
 
-def _train(objective: bytes, trials: list[Trial], name: str) -> list[Outcome]:
+def _started(objective: bytes, version: str) -> Worker | Unable:
+    """A process with the objective loaded, at the second attempt at the latest: a first one may be killed by chance."""
+    from distributed import get_worker
+
+    address, here = get_worker().address, versions()["transfer-tuner"]
+    if here != version:
+        return Unable(address, f"scheduler: its tuner is {here}, the coordinator's {version}; install the same on both")
+    for wait in (LOOK, 0.0):
+        worker = _idle_one(objective)
+        try:
+            worker.ready()
+            return worker
+        except BadInput as error:
+            why = str(error)
+            time.sleep(wait)
+    return Unable(address, why)
+
+
+def _train(objective: bytes, version: str, trials: list[Trial], name: str) -> list[Outcome] | Unable:
     """A group, once: Dask runs a task of a lost worker again by itself, which no budget would see."""
     from distributed import Event, get_worker
 
-    begun, worker, finished = Event(name), _idle_one(objective), threading.Event()
+    begun, finished = Event(name), threading.Event()
     if begun.is_set():
         raise RuntimeError("the cluster lost the worker that trained it")
+    started = _started(objective, version)
+    if isinstance(started, Unable):
+        return started
+    worker: Worker = started
     begun.set()
     here = get_worker()
     key = here.get_current_task()

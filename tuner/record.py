@@ -184,7 +184,7 @@ class Record:
             "purpose": purpose,
             "attempt": attempt,
             "retry_of": retry_of,
-            "versions": _versions(),
+            "versions": versions(),
         }
         number = self._create(space, params, scale, about, TrialState.RUNNING, None)
         return Trial(number, dict(params), scale, seed)
@@ -315,7 +315,8 @@ def _around(dimension: Dimension | None, value: Any) -> BaseDistribution:
     return distribution(replace(dimension, low=min(dimension.low, value), high=max(dimension.high, value)))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what makes a trial."""
     found = {"python": platform.python_version()}
     for package in ("transfer-tuner", "torch"):
         try:
