@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -105,6 +106,21 @@ def test_wandb_writes_its_runs_offline(tmp_path, monkeypatch):
     trials, _ = searched(WandB("project"), budget=0.1)
     found = {path.name.split("-", 3)[3] for path in (tmp_path / "wandb").glob("offline-run-*")}
     assert found == {f"bowl-{name}" for name in [*trials, "answer"]}
+
+
+def test_wandb_online_without_a_key_is_refused_and_asks_nobody(tmp_path):
+    pytest.importorskip("wandb", reason="no wandb: install the extra wandb")
+    code = "from tuner.integrations.trackers import WandB; WandB('project')"
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**outside, "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "BadInput: wandb: no key is known here; run `wandb login`" in told.stderr
 
 
 def test_the_command_line_tracks_a_run(tmp_path, monkeypatch):

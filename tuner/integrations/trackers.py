@@ -4,8 +4,8 @@
         study.optimize(train, budget=0.25, callbacks=[tracker])
 
 A tracker logs a trial when it has ended, and the answer when it is closed, on a thread of its own: a server that is
-slow costs the study nothing, one that breaks is warned of and left alone. A study resumed logs what is not there yet;
-in Weights & Biases, where asking takes an answer, all again under the same names.
+slow costs the study nothing, one that breaks is warned of and left alone. A study resumed logs what is not there yet
+(what Weights & Biases wrote offline it cannot know: that is written again, with the same id).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class WandB(Tracker):
     """A group a study, a run a trial; offline where WANDB_MODE says so.
 
     Raises:
-        BadInput: no `wandb`.
+        BadInput: no `wandb`; online without a key, or with one that its server does not take.
     """
 
     def __init__(self, project: str) -> None:
@@ -215,6 +215,16 @@ class WandB(Tracker):
         with _needed("wandb"):
             import wandb
         self._wandb, self._project = wandb, project
+        if wandb.setup().settings.mode in ("offline", "disabled"):
+            return
+        try:
+            known = within(ANSWER, lambda: wandb.login(prompt=False))  # our thread is not one to ask a person
+        except Exception as error:
+            known, why = False, one_line(error)
+        else:
+            why = "no key is known here"
+        if not known:
+            raise BadInput(f"wandb: {why}; run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later")
 
     def log(self, line: Line) -> None:
         run = self._wandb.init(
@@ -227,7 +237,8 @@ class WandB(Tracker):
             config={**line.params, "state": line.state},
             settings=self._wandb.Settings(silent=True, console="off"),
         )
-        run.log(dict(line.metrics))
+        if not run.resumed or line.name == "answer":
+            run.log(dict(line.metrics))
         run.finish(0 if _ended_well(line) else 1)
 
 
