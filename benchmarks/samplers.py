@@ -30,7 +30,7 @@ from tuner.replay import Replay
 from tuner.scale import Scale
 from tuner.space import SearchSpace, distribution
 
-PROBLEMS = ("537M/50B", "protein", "segment")
+PROBLEMS = ("537M/50B", "protein", "naval")
 REFUSED = 8  # trials in a row that the rest of the budget does not pay for: none of these samplers knows of one
 DIRECT = 8.0  # target runs of those who tune the target
 

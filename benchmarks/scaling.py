@@ -1,30 +1,35 @@
 """How a study grows: real searches over a simulated cluster, whose trainings take as long as recorded runs took.
 
-    TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.scaling --trials 100 1000 10000 --workers 10 100 1000
+    TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.scaling --trials 100 1000 10000 --workers 10 100 1000 \
+        --output scaling.json --figure benchmarks/figures/scaling.svg
 
 The coordinator is the real one: its proposals, its record in SQLite, its loop. The cluster is not: a training (the
 537M/50B table's nearest row, at four of its proxies; its FLOPs at 4e14 a second, give or take a tenth) ends when a
 clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record
 of so many trials is there at the beginning; then all workers are given one, and `--window` trials
-are waited for. The time until all had one is told apart, and is not counted as idleness.
+are waited for. The time until all had one is told apart, and is not counted as idleness. `--output` adds to what the
+file holds, and the figure is of all that it holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib import pyplot as plt
 from sqlalchemy import event
 
 import tuner.study
@@ -37,6 +42,9 @@ from tuner.replay import Replay
 from tuner.runs import Run
 from tuner.study import Study
 from tuner.trial import Result, Trial
+
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "transfer-tuner"  # the same bytes from the same numbers
 
 PROBLEM, PROXIES = "537M/50B", 4
 SPEED = 4e14  # FLOPs a second: a large accelerator at two fifths of its peak
@@ -161,11 +169,26 @@ def measured(study: Study, cluster: Simulated) -> dict[str, Any]:
         "thinking": sum(study.thought) / made,
         "proposals": made / max(len(study.thought), 1),
         "writes": writes[0] / made,
-        "idle": cluster.idle / max(cluster.idle + cluster.worked, 1e-9),
+        "idle": cluster.idle / (cluster.idle + cluster.worked) if cluster.worked else None,
         "fill": cluster.begun,
         "hours": cluster.clock / 3600,
         "running": sum(e.state == RUNNING for e in study.entries),
     }
+
+
+def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What a trial costs the coordinator, and how long workers are kept waiting, against the record's length."""
+    shown, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    for workers in sorted({row["workers"] for row in rows}):
+        of = sorted((row for row in rows if row["workers"] == workers), key=lambda row: row["trials"])
+        x = [row["trials"] for row in of]
+        left.plot(x, [row["seconds"] for row in of], "o-", label=f"{workers:,} workers")
+        right.plot(x, [math.nan if row["idle"] is None else 100 * row["idle"] for row in of], "o-")
+    for axes, what in ((left, "coordinator's seconds a trial"), (right, "workers kept waiting, %")):
+        axes.set(xscale="log", xlabel="trials in the record", ylabel=what, ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False)
+    shown.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -173,9 +196,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--window", type=int, default=100)
-    parser.add_argument("--speed", type=float, default=SPEED, help="FLOPs a second of a worker")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--figure", type=Path)
     chosen = parser.parse_args()
-    globals()["SPEED"] = chosen.speed
+    rows = json.loads(chosen.output.read_text()) if chosen.output and chosen.output.exists() else []
     tuner.study.PATIENCE = 0.0  # the clock is ours
     print("| trials before | workers | trials made | coordinator's s a trial | of these proposing | trials a proposal "
           "| writes a trial | database MB | s until all workers have one | hours simulated | idle share |")  # fmt: skip
@@ -190,14 +214,20 @@ def main() -> None:
                 shutil.copy(path, copy)
                 with grown(table, trials, f"sqlite:///{copy}") as study:
                     cluster = Simulated(table, workers, chosen.window, seed=0)
-                    told = measured(study, cluster)
+                    told = {"trials": trials, "workers": workers, **measured(study, cluster)}
+                rows.append(told)
+                idle = "-" if told["idle"] is None else f"{100 * told['idle']:.2f} %"
                 print(
                     f"| {trials} | {workers} | {told['made']} | {told['seconds']:.3f} | {told['thinking']:.3f} "
                     f"| {told['proposals']:.1f} | {told['writes']:.1f} | {os.path.getsize(copy) / 2**20:.1f} "
-                    f"| {told['fill']:.0f} | {told['hours']:.2f} | {100 * told['idle']:.2f} % |",
+                    f"| {told['fill']:.0f} | {told['hours']:.2f} | {idle} |",
                     flush=True,
                 )
                 copy.unlink()
+                if chosen.output:
+                    chosen.output.write_text(json.dumps(rows))
+    if chosen.figure:
+        figure(rows, chosen.figure)
 
 
 if __name__ == "__main__":
