@@ -41,7 +41,7 @@ def sample(replay: Replay, seed: int) -> list[Observation]:
 
 
 def check(replay: Replay, seed: int) -> list[float]:
-    """z; covered, interval score (means over hyperparameters); regret in percent."""
+    """z; covered, interval score (means over hyperparameters); regret and the one predicted, in percent."""
     asked, truth, runs = replay.problem, replay.truth, sample(replay, seed)
     rec = engine.recommend(asked, runs, seed=0)
     best = min(run.loss for run in truth.runs)
@@ -52,15 +52,18 @@ def check(replay: Replay, seed: int) -> list[float]:
     told = truth.told(rec.interval, 0.9)
     z = (np.mean([run.loss for run in top]) - mean.mean()) / sd
     regret = 100 * float(truth.score(rec.params)["smooth_relative_regret"])
-    return [z, np.mean(list(told["covered"].values())), np.mean(list(told["interval_score"].values())), regret]
+    predicted = 100 * rec.expected_regret / abs(best)
+    covered, score = (float(np.mean(list(told[key].values()))) for key in ("covered", "interval_score"))
+    return [z, covered, score, regret, predicted]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     seeds = range(parser.parse_args().seeds)
-    print("| target | z, mean | z, root mean square | covered | interval score | regret %: median | 90th percentile |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ["target", "z, mean", "z, root mean square", "covered", "interval score", "regret %: median"]
+    columns += ["90th percentile", "mean", "mean predicted"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     everything = []
     with tempfile.TemporaryDirectory() as folder:
         for name in LLM_DEV:
@@ -71,9 +74,10 @@ def main() -> None:
 
 
 def line(name: str, checks: np.ndarray) -> str:
-    z, covered, score, regret = checks.T
+    z, covered, score, regret, predicted = checks.T
     told = [f"{z.mean():+.1f}", f"{np.sqrt(np.square(z).mean()):.1f}", f"{covered.mean():.2f}", f"{score.mean():.2f}"]
-    return f"| {' | '.join([name, *told, f'{np.median(regret):.3f}', f'{np.quantile(regret, 0.9):.3f}'])} |"
+    regrets = [np.median(regret), np.quantile(regret, 0.9), regret.mean(), predicted.mean()]
+    return f"| {' | '.join([name, *told, *(f'{value:.3f}' for value in regrets)])} |"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     TUNER_TABLES=... OMP_NUM_THREADS=1 python -m benchmarks.samplers --seeds 10
 
-The scale is a parameter of the trial, with the values that the table's proxies have. TPE and the GP minimise over it as
-over any other, and answer with the hyperparameters of their best trial; below the target all have the same budget. "At
-the target" they tune the target itself. Regret of the answer by the target's rows, in percent: median (quartiles).
+The scale is a parameter of the trial, with values of which every combination is one of the table's proxies. TPE and
+the GP minimise over it as over any other, and answer with the hyperparameters of their best trial; below the target all
+have the same budget. "At the target" they tune the target itself. Regret of the answer by the target's rows, in
+percent: median (quartiles).
 """
 
 from __future__ import annotations
@@ -55,16 +56,22 @@ class Recorded:
     def share(self, scale: Scale) -> float:
         return self.replay.table.cost_at(scale) / self.whole
 
-    def nearest(self, asked: Mapping[str, float]) -> Scale:
-        """Not every combination of an axis' values is a cell of the table."""
-        return min(self.replay.problem.proxies, key=lambda s: sum(math.log(s[a] / asked[a]) ** 2 for a in asked))
+    @cached_property
+    def axes(self) -> dict[str, list[float]]:
+        """Values of the axes of which every combination is a proxy: all of the first, those it always has of others."""
+        proxies = self.replay.problem.proxies
+        first, *others = self.target
+        values = {first: sorted({scale[first] for scale in proxies})}
+        for axis in others:
+            sets = [{s[axis] for s in proxies if s[first] == value} for value in values[first]]
+            values[axis] = sorted(set.intersection(*sets))
+        return values
 
     def run(self, trial: optuna.Trial, below: bool) -> float:
         params = {name: trial._suggest(name, distribution(d)) for name, d in self.space.items()}
         scale = self.target
         if below:
-            axes = {a: sorted({s[a] for s in self.replay.problem.proxies}) for a in self.target}
-            scale = self.nearest({a: float(trial.suggest_categorical(a, values)) for a, values in axes.items()})
+            scale = Scale({a: float(trial.suggest_categorical(a, values)) for a, values in self.axes.items()})
         trial.set_user_attr("cost", self.share(scale))
         loss = self.nearest_loss(params, scale)
         losses = self.rows[scale][1]
