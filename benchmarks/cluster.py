@@ -164,6 +164,8 @@ def storm(trials: int, sleep: float, every: float, seed: int) -> None:
         print(f"| {' | '.join(told)} |\n{'|---' * len(told)}|\n| {' | '.join(map(str, told.values()))} |")
         assert not twice
         assert not states[RUNNING]
+        assert not open_ends or spent > 0.99 * trials / 100, "a lost trial is made again while the budget pays for it"
+        assert not marks, "the study ended before the coordinator was killed three times"
         assert coordinator.returncode == 0
 
 
