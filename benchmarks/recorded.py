@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--problems", help="some of the group, with commas between them")
     parser.add_argument("--methods", default="transfer")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="of the seeds: what takes hours can be made in parts")
     parser.add_argument("--budget", type=float, default=0.5, help="target runs")
     parser.add_argument("--direct", type=int, default=8, help="target runs of methods at the target")
     parser.add_argument("--workers", type=int, default=2)
@@ -130,7 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.problems.split(",") if chosen.problems else GROUPS[chosen.group]:
             table, names = Replay.of(problem(name, Path(folder))), chosen.methods.split(",")
-            told = compare_recorded(table, names, range(chosen.seeds), chosen.budget, chosen.direct, chosen.workers)
+            seeds = range(chosen.first, chosen.first + chosen.seeds)
+            told = compare_recorded(table, names, seeds, chosen.budget, chosen.direct, chosen.workers)
             results[name] = told
             print("\n".join(lines(name, told, chosen.budget)), flush=True)
             if chosen.output:

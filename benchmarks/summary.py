@@ -28,11 +28,14 @@ TAIL = 1e-5  # relative regrets below are drawn there
 
 
 def merged(paths: Sequence[Path]) -> dict[str, dict[str, Entries]]:
-    told: dict[str, dict[str, Entries]] = {}
+    """Of files that hold other problems, methods or seeds; where two hold the same search, the later one's."""
+    told: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
     for path in paths:
         for problem, methods in json.loads(path.read_text()).items():
-            told.setdefault(problem, {}).update({name: method["seeds"] for name, method in methods.items()})
-    return told
+            for name, method in methods.items():
+                searches = told.setdefault(problem, {}).setdefault(name, {})
+                searches.update({entry["seed"]: entry for entry in method["seeds"]})
+    return {p: {name: list(s.values()) for name, s in methods.items()} for p, methods in told.items()}
 
 
 def regrets(entries: Entries) -> np.ndarray:
