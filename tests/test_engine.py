@@ -17,6 +17,7 @@ from tuner.methods import _HOME, copies, method
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
+from tuner.surrogate.optimum import Points
 from tuner.trial import Observation, Proposal
 
 TARGET, PROXIES = Scale(width=512), (Scale(width=32), Scale(width=128))
@@ -72,6 +73,33 @@ def test_same_record_and_seed_give_the_same_answer_with_and_without_the_cache(ru
     assert answers() == warm
     forget()
     assert answers() == warm
+
+
+def test_in_six_dimensions_the_answer_is_the_lowest_point_of_the_mean_and_the_truth_within_a_runs_noise():
+    """Scattered points alone lost 0.03 here, claimed to lose nothing, and one interval in six held the truth."""
+    d, noise, rng = 6, 1e-3, np.random.default_rng(0)
+    space = tuner.SearchSpace({f"x{j}": tuner.Float(1e-3, 1.0, log=True) for j in range(d)})
+    asked = problem(space, preset("none"), TARGET, tuple(Scale(width=w) for w in (32, 64, 128)))
+    best, drift, curvature = 0.3 + 0.4 * rng.random(d), 0.02 * rng.standard_normal(d), np.exp(rng.normal(0.7, 0.5, d))
+
+    def above(u, scale):
+        return 0.5 * curvature @ (u - best - drift * math.log(scale["width"] / TARGET["width"])) ** 2
+
+    runs = []
+    for scale in asked.proxies:
+        for u in rng.random((30, d)):
+            value = 1 + scale["width"] ** -0.5 + above(u, scale) + noise * rng.standard_normal()
+            runs.append(Observation(space.decode(u), scale, float(value), asked.cost({}, scale)))
+    rec = engine.recommend(asked, runs)
+    answer = space.encode(rec.params)
+    assert above(answer, TARGET) < noise
+    truths = space.decode(best)
+    held = [low <= truths[name] <= high for name, (low, high) in rec.interval.items()]
+    assert sum(held) >= 4  # of 6 at 90 %: fewer in 1.6 % of the cases
+    near = np.vstack([answer[None], *(answer + r * rng.standard_normal((500, d)) for r in (1e-3, 1e-2, 1e-1))])
+    inputs = asked.inputs(near.clip(0, 1), TARGET)
+    means = Points(posterior.fit_of(asked, runs, 0), inputs).mean
+    assert means[0] <= means.min() + 1e-3  # units: a thousandth of the spread of losses at one scale
 
 
 def test_another_machines_last_digits_move_the_answer_within_its_interval(runs):

@@ -123,6 +123,26 @@ def test_the_answer_comes_first_and_in_numbers(searched, read):
     assert "direct tuning with 16 runs" in read.text
 
 
+def test_optima_that_are_nowhere_apart_have_a_page():
+    """Of names: the distance of two optima in nats is zero, which no log axis shows."""
+    study = tuner.create_study(
+        space={"schedule": tuner.Categorical(["cosine", "constant"])},
+        target=tuner.Scale(width=256),
+        proxies=[tuner.Scale(width=w) for w in (16, 32, 64)],
+        cost=lambda params, scale: scale["width"],
+    )
+    with study:
+        runs = [
+            Run({"schedule": name}, scale, 1 + scale["width"] ** -0.5 + worse + 1e-3 * k, scale["width"])
+            for scale in study.problem.proxies
+            for name, worse in (("cosine", 0.0), ("constant", 0.1))
+            for k in range(3)
+        ]
+        study.record.add(study.problem.space, runs)
+        assert study.transfer().law is not None
+        assert "beta" in page(study)
+
+
 def test_markup_in_what_a_trial_says_is_only_text(read):
     error = next(t["error"] for t in read.islands["trials"] if t["state"] == "failed")
     assert EVIL in error

@@ -131,6 +131,13 @@ def test_a_choice_among_names_can_be_judged_and_the_next_run_is_named():
     assert any("the run that would teach most is lr" in r and ("plain" in r or "fancy" in r) for r in judged.reasons)
 
 
+def test_proxies_that_cost_the_same_are_judged_like_others():
+    problem, observations = study()
+    flat = replace(problem, cost=lambda params, scale: 16.0 if scale == TARGET else 1.0)
+    answer = engine.recommend(flat, observations)
+    assert judge(flat, observations, answer).verdict == "transfer"
+
+
 def test_what_the_largest_proxys_setting_loses_is_put_up_with_where_the_tolerance_is_more():
     """At a quarter of the width a drift of -0.4 costs 0.1 (0.4 ln 4)^2 = 0.03 of a loss of 1.04."""
     problem, observations = study(drift=-0.4)

@@ -22,7 +22,7 @@ from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
 from tuner.outlier import too_low
 from tuner.parametrization import REGULARISERS
-from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread, power_of_two
+from tuner.posterior import SCREEN, answers, candidates, fit_of, generator_of, one_thread, power_of_two
 from tuner.problem import SLACK, Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical, Params, Value
@@ -98,7 +98,7 @@ def best(problem: Problem, observations: Sequence[Observation], *, seed: int = 0
     """The hyperparameters that `recommend` names, without what is known of them."""
     fitted, generator = _known(problem, observations, seed)
     with torch.no_grad():
-        points = _answers(problem, fitted, generator)
+        points = answers(problem, fitted, generator, ANSWER)
         return problem.to_raw(_chosen(problem, points), problem.target)
 
 
@@ -239,12 +239,6 @@ def _batch(
 # What is best
 
 
-def _answers(problem: Problem, fitted: Fit, generator: torch.Generator) -> Points:
-    """The points of the target that an answer is chosen from."""
-    points = candidates(problem, fitted, problem.target, generator, rounds=2, count=ANSWER)
-    return Points(fitted, problem.inputs(points, problem.target))
-
-
 def _chosen(problem: Problem, points: Points) -> dict[str, Value]:
     """Base hyperparameters where the posterior mean is lowest."""
     return problem.space.decode(problem.frame.split(points.inputs)[0][int(points.mean.argmin())].numpy())
@@ -252,7 +246,7 @@ def _chosen(problem: Problem, points: Points) -> dict[str, Value]:
 
 def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: float) -> Recommendation:
     with torch.no_grad():
-        points = _answers(problem, fitted, generator)
+        points = answers(problem, fitted, generator, ANSWER)
         best = int(points.mean.argmin())
         drawn, member = points.draws(DRAWS, generator)
         losses = points.losses(drawn, member)

@@ -24,6 +24,7 @@ from tuner.outlier import too_low
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
+from tuner.surrogate.descent import lowest, minima
 from tuner.surrogate.fit import Fit, Gaussian, climb, spread, starts
 from tuner.surrogate.frame import DTYPE, Data, Frame
 from tuner.surrogate.optimum import Points
@@ -62,19 +63,33 @@ def one_thread(function: Callable[P, R]) -> Callable[P, R]:
 def candidates(
     problem: Problem, fitted: Fit, scale: Scale, generator: torch.Generator, rounds: int = 1, count: int = NEAR
 ) -> Array:
-    """Cube points worth a look at a scale: space-filling ones, and in each round `count` near draws of the optimum."""
+    """Cube points worth a look at a scale: SCREEN space-filling ones, and in each round `count` near the optimum.
+
+    Of the first round are the members' own minima; the others scatter about where joint draws have theirs.
+    """
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     d = len(problem.space)
-    points = problem.snapped(qmc.Sobol(d, rng=rng).random(power_of_two(SCREEN))[:SCREEN])
+    filling = problem.snapped(qmc.Sobol(d, rng=rng).random(power_of_two(SCREEN))[:SCREEN])
+    logs = problem.frame.split(problem.inputs(filling[:1], scale))[1][0]
+    points = np.vstack([filling, np.unique(problem.snapped(minima(fitted, logs).numpy()), axis=0)])
     for round_ in range(rounds):
+        wanted = SCREEN + (round_ + 1) * count - len(points)
         with torch.no_grad():
             known = Points(fitted, problem.inputs(points, scale))
-            optima = points[known.draws(count - 1, generator)[0].argmin(1)]
+            optima = points[known.draws(wanted - 1, generator)[0].argmin(1)]
             centres = np.vstack([points[int(known.mean.argmin())][None], optima])
         width = np.maximum(0.5 * centres.std(0), 0.03) / 2**round_
         moved = _mutated(problem, centres + width * rng.standard_normal(centres.shape), rng)
         points = np.vstack([points, problem.snapped(np.clip(moved, 0.0, 1.0))])
     return points
+
+
+def answers(problem: Problem, fitted: Fit, generator: torch.Generator, count: int = NEAR) -> Points:
+    """The points of the target that an answer is chosen from; the last is where descent from the best of them ends."""
+    points = candidates(problem, fitted, problem.target, generator, rounds=2, count=count)
+    best = points[int(Points(fitted, problem.inputs(points, problem.target)).mean.argmin())]
+    bottom = problem.snapped(lowest(fitted, torch.from_numpy(best)).numpy()[None])
+    return Points(fitted, problem.inputs(np.vstack([points, bottom]), problem.target))
 
 
 def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array:

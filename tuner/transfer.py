@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 
 from tuner.engine import RUNS_JUDGED, SCALES_JUDGED, propose
 from tuner.parametrization import PRESETS
-from tuner.posterior import SCREEN, candidates, fit_of, generator_of, one_thread
+from tuner.posterior import SCREEN, answers, candidates, fit_of, generator_of, one_thread
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
@@ -391,8 +391,8 @@ def _best(problem: Problem, observations: Sequence[Observation], seed: int) -> A
     """The base cube point (d,) with the lowest posterior mean at the target."""
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     with torch.no_grad():
-        points = candidates(problem, fitted, problem.target, generator, rounds=2)
-        best: Array = points[int(Points(fitted, problem.inputs(points, problem.target)).mean.argmin())]
+        points = answers(problem, fitted, generator)
+        best: Array = problem.frame.split(points.inputs)[0][int(points.mean.argmin())].numpy()
     return best
 
 
@@ -402,7 +402,8 @@ def _left_out(
     """What would have been answered without the smallest proxy; and, from the others, for the largest."""
     smallest, largest = proxies[0], proxies[-1]
     others = tuple(scale for scale in problem.proxies if scale != smallest)
-    below = tuple(scale for scale in problem.proxies if _cost(problem, scale) < _cost(problem, largest))
+    most = _cost(problem, largest)  # which others may share
+    below = tuple(scale for scale in problem.proxies if scale != largest and _cost(problem, scale) <= most)
     return {
         "without the smallest": _best(
             replace(problem, proxies=others), [run for run in observations if run.scale != smallest], seed

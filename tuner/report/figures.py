@@ -382,7 +382,9 @@ def _gaps_panel(view: View, told: Transfer) -> Panel:
         "c, what its optimum loses at the target": ([_above_zero(g.regret) for g in told.gaps], CHOICES[1], "square"),
     }
     data = [_spans(name, xs, *drawn) for name, drawn in kinds.items()]
-    if told.law is not None:  # b with beta = alpha / 2, from the smallest scale's on
+    if (
+        told.law is not None and told.gaps[0].optimum.middle > 0
+    ):  # b with beta = alpha / 2, from the smallest scale's on
         slow = np.array(xs) ** (-0.5 * float(np.median(told.law.alpha))) - 1
         fast = told.gaps[0].optimum.middle * slow / slow[0]
         line = _points(xs, fast, [], {"color": TEAL}, "lines", "dot")

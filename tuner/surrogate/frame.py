@@ -71,6 +71,15 @@ class Frame:
             columns[j] = x[..., j] + ratio * (x[..., i] - 0.5)
         return torch.stack(columns, -1)
 
+    def parted(self, x: Tensor) -> Tensor:
+        """The inverse of `summed`."""
+        if not self.sums:
+            return x
+        columns = list(x.unbind(-1))
+        for j, i, ratio in self.sums:
+            columns[j] = x[..., j] - ratio * (x[..., i] - 0.5)
+        return torch.stack(columns, -1)
+
     def corners(self, inputs: Tensor) -> dict[int, Tensor]:
         """The choice of each categorical coordinate, one-hot: (..., n, choices)."""
         return {
