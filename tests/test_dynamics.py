@@ -351,6 +351,37 @@ def test_a_step_takes_all_its_micro_batches():
         NoiseScale(network().parameters(), 2, 1)
 
 
+def test_a_step_that_overflowed_is_in_no_average():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    watch = NoiseScale([parameter], 2, 2)
+    assert math.isnan(watch.scale)
+    for gradient in ([1.0, 0.0], [math.inf, 0.0], [0.0, 1.0]):
+        parameter.grad = None
+        for part in (1.0, 3.0):
+            grown = 0.5 * part * torch.tensor(gradient)
+            parameter.grad = grown if parameter.grad is None else parameter.grad + grown
+            watch.micro()
+        watch.step()
+    assert (watch.gradient, watch.variance) == pytest.approx(
+        (3.0, 4.0)
+    )  # by the two equations, of |g_b|^2 5, |g_B|^2 4
+
+
+@pytest.mark.parametrize(
+    ("refused", "law"),
+    [
+        (lambda: regime(1e-3, 0.1, -5), "steps must not be negative"),
+        (lambda: regime(1e-3, math.nan, 5), "must not be negative, got 0.001 and nan"),
+        (lambda: adam_edge(0.0), "lr > 0"),
+        (lambda: super_consistency([1.0], [1.0, 2.0]), "got 1 and 2 values"),
+    ],
+)
+def test_what_a_diagnostic_cannot_take_is_one_line(refused, law):
+    with pytest.raises(ValueError, match=law):
+        refused()
+    assert regime(np.float32(1e-3), 0.1, 5) == "lr"
+
+
 def test_the_critical_batch_is_found_exactly_without_noise():
     batches = np.array([16, 64, 256, 1024])
     found = critical_batch(batches, 1000 * (1 + 200 / batches))

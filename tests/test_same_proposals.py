@@ -36,7 +36,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 COUNT, SEED, RULE, TARGET = 10, 5, "mup-adam", {"width": 1024}
 PROXIES = [Scale(width=width) for width in (32, 64, 128, 256)]
-BUDGET = 1.0  # target runs: a 64th of it is less than the cheapest run, and the first trials cost less than half of it
+BUDGET = 1.0  # target runs: a 64th of it is less than the cheapest run; the first trials leave what the dearest costs
 
 
 def loss(lr, heads, width):
@@ -164,6 +164,6 @@ def test_what_they_agree_on_is_a_search(asked):
     """At several widths, through a run that diverged; and another seed makes another."""
     assert len({trial["width"] for trial in asked}) > 1
     assert any(math.isnan(loss(**trial)) for trial in asked)
-    assert sum(map(cost, asked)) < 0.5 * BUDGET * cost(TARGET)
+    assert sum(map(cost, asked)) + max(map(cost, PROXIES)) <= BUDGET * cost(TARGET)
     with study(SEED + 1) as other:
         assert other.ask().params["lr"] != asked[0]["lr"]

@@ -11,7 +11,7 @@ from tuner.errors import BadInput
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
-from tuner.space import Categorical, Float, SearchSpace
+from tuner.space import Categorical, Float, Int, SearchSpace
 from tuner.theorem import Law
 from tuner.transfer import DRAWS, _exponent, _pace, judge
 from tuner.trial import Evidence, Observation
@@ -101,7 +101,7 @@ def test_two_scales_are_undetermined_and_the_run_that_is_missing_is_named():
     _, judged = told(problem, observations)
     assert (judged.verdict, judged.gaps) == ("undetermined", ())
     assert "3 runs with a finite loss at each of 3 scales" in judged.reasons[0]
-    assert "run 3 at width 512" in judged.reasons[0]
+    assert "name another proxy" in judged.reasons[0]
     problem, observations = study()
     _, judged = told(problem, observations[:20])  # 9, 9 and 2
     assert "there are 9 at width 32, 9 at width 64, 2 at width 128: run 1 at width 128" in judged.reasons[0]
@@ -114,6 +114,39 @@ def test_an_optimum_at_the_end_of_the_range_says_which_bound_to_widen_and_to_wha
         "the optimum of lr lies at the high end of its range at every scale, 0.1: widen it to 0.562"
         in judged.reasons[0]
     )
+
+
+def test_an_optimum_that_drifts_to_the_end_of_the_range_is_no_answer():
+    """Best at 0.1 / 2^k below, so beyond the bound of 0.1 at the target."""
+    _, judged = told(*study(drift=1.0, best=0.35))
+    assert judged.verdict == "undetermined"
+    assert any("the high end of its range at the target, 0.1: widen it to 0.562" in r for r in judged.reasons)
+
+
+def test_the_bounds_of_integers_are_ends_and_nothing_is_the_natural_end_of_a_share():
+    problem, observations = study()
+    for extra, best, reason in (
+        ({"layers": Int(1, 8)}, 8, "layers lies at the high end"),
+        ({"dropout": Float(0.0, 0.5)}, 0, ""),
+    ):
+        [name] = extra
+        space = SearchSpace({**SPACE, **extra})
+        rng, runs = np.random.default_rng(1), []
+        for run in observations * 2:
+            params = {**run.params, name: space.decode(rng.random(2))[name]}
+            worse = abs(params[name] - best) / (extra[name].high - extra[name].low)
+            runs.append(replace(run, params=params, loss=run.loss + 0.1 * worse))
+        _, judged = told(replace(problem, space=space), runs)
+        border = [said for said in judged.reasons if "end of its range" in said]
+        assert any(reason in said for said in border) if reason else not border
+
+
+def test_a_scale_where_everything_diverged_is_named():
+    problem, observations = study(widths=(32, 64, 128, 256))
+    observations = [replace(run, loss=math.inf) if run.scale["width"] == 128 else run for run in observations]
+    _, judged = told(problem, observations)
+    assert judged.verdict == "undetermined"
+    assert any("all 9 runs at width 128 diverged" in reason for reason in judged.reasons)
 
 
 def test_a_choice_among_names_can_be_judged_and_the_next_run_is_named():

@@ -324,7 +324,8 @@ def judge(
     )
     law = land.law(problem, sizes, proxies, _search_error(problem, fitted, generator))
     tests = _tests(land, proxies, gaps[-1], allowed)
-    doubts = [*_at_the_border(problem, land), *_contradicted(tests, proxies), *_jump(problem, fitted, land, allowed)]
+    doubts = [*_at_the_border(problem, land), *_all_diverged(observations), *_contradicted(tests, proxies)]
+    doubts += _jump(problem, fitted, land, allowed)
     verdict, said = _verdict(problem, land.regret("answer"), gaps[-1], law, sizes, answer, allowed)
     failed = [str(found) for found in evidence if found.verdict == "fail"]
     if doubts or verdict == "undetermined":
@@ -422,28 +423,47 @@ def _too_few(problem: Problem, counts: Mapping[Scale, int]) -> str:
     """Why nothing can be said of transfer, and what would let it be."""
     known = ", ".join(f"{n} at {scale}" for scale, n in counts.items()) or "none"
     proxies = sorted(problem.proxies, key=lambda scale: _cost(problem, scale))
-    missing = next((scale for scale in proxies if counts.get(scale, 0) < ENOUGH), problem.target)
+    few = [scale for scale in [*proxies, problem.target] if counts.get(scale, 0) < ENOUGH]
+    do = f"run {ENOUGH - counts.get(few[0], 0)} at {few[0]}" if few else ""
+    if len(proxies) + 1 < FEWEST or problem.target in few[:1]:
+        do = "name another proxy"  # it costs less than runs at the target
     return (
         f"whether transfer holds takes {ENOUGH} runs with a finite loss at each of {FEWEST} scales, one more than a "
-        f"line through their optima has ends; there are {known}: run {ENOUGH - counts.get(missing, 0)} at {missing}"
+        f"line through their optima has ends; there are {known}: {do}"
     )
 
 
 def _at_the_border(problem: Problem, land: _Landscape) -> Iterator[str]:
-    """That a hyperparameter's optimum lies at the same end of its range at every scale: it may lie beyond."""
+    """That a hyperparameter's optimum lies at an end of its range, at the target or everywhere: it may lie beyond."""
     best = land.pool[land.means.argmin(-1)]  # (scales, d)
     for j, (name, dimension) in enumerate(problem.space.items()):
         if isinstance(dimension, Categorical):
             continue
-        for end, which, away in ((0.0, "low", best[:, j]), (1.0, "high", 1 - best[:, j])):
-            if (away < EDGE).all():
-                bound, far, beyond = float(dimension.decode(end)), dimension.high - dimension.low, 2 * end - 1
-                ratio = (dimension.high / dimension.low) ** WIDEN if dimension.log else 1.0
-                wider = bound * ratio**beyond if dimension.log else bound + WIDEN * beyond * far
-                yield (
-                    f"the optimum of {name} lies at the {which} end of its range at every scale, {bound:.3g}: "
-                    f"widen it to {wider:.3g}, by a quarter of the range"
-                )
+        for bound, which, beyond in ((dimension.low, "low", -1), (dimension.high, "high", 1)):
+            there = np.abs(best[:, j] - dimension.encode(bound)) < EDGE
+            if not there[-1] or (
+                which == "low" and bound == 0 and not dimension.log
+            ):  # less than none is not to be had
+                continue
+            ratio = (dimension.high / dimension.low) ** WIDEN if dimension.log else 1.0
+            wider = bound * ratio**beyond + (
+                0.0 if dimension.log else WIDEN * beyond * (dimension.high - dimension.low)
+            )
+            where = "every scale" if there.all() else "the target"
+            yield (
+                f"the optimum of {name} lies at the {which} end of its range at {where}, {bound:.3g}: "
+                f"widen it to {wider:.3g}, by a quarter of the range"
+            )
+
+
+def _all_diverged(observations: Sequence[Observation]) -> Iterator[str]:
+    """That a scale has runs and no loss: what is said of it is the surrogate's guess."""
+    for scale, members in by_scale(run.scale for run in observations).items():
+        if len(members) >= ENOUGH and all(observations[i].diverged for i in members):
+            yield (
+                f"all {len(members)} runs at {scale} diverged, which tells of no optimum there: leave that scale out, "
+                "or lower the ranges and run there again"
+            )
 
 
 def _contradicted(tests: Sequence[Test], proxies: Sequence[Scale]) -> Iterator[str]:

@@ -71,8 +71,9 @@ class NoiseScale:
         whole = sum(float(g.double().square().sum()) for g in self._seen if g is not None)
         found = np.array([(big * whole - b * small) / (big - b), (small - whole) / (1 / b - 1 / big)])
         self.series.append((float(found[0]), float(found[1])))
-        self._means = self._decay * self._means + (1 - self._decay) * found
-        self._weight = self._decay * self._weight + (1 - self._decay)
+        if np.isfinite(found).all():  # a step that overflowed would stay in the averages for good
+            self._means = self._decay * self._means + (1 - self._decay) * found
+            self._weight = self._decay * self._weight + (1 - self._decay)
         self._seen, self._small = [None] * len(self._parameters), []
 
     @property
@@ -87,8 +88,8 @@ class NoiseScale:
 
     @property
     def scale(self) -> float:
-        """B_simple, examples; infinite where no gradient is left in the noise."""
-        return self.variance / self.gradient if self.gradient > 0 else math.inf
+        """B_simple, examples; infinite where no gradient is left in the noise, not a number before the first step."""
+        return math.inf if self.gradient <= 0 else self.variance / self.gradient
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,18 @@ def periods(rates: Sequence[float] | float, weight_decay: float, steps: int | No
         rates: of every step, or one for all of `steps`.
 
     Raises:
-        ValueError: a rate or decay below zero, or a single rate without steps.
+        ValueError: a rate, decay or number of steps that is below zero or none, or a single rate without steps.
     """
-    if isinstance(rates, (int, float)):
+    if np.ndim(rates) == 0:
         if steps is None:
             raise ValueError("regime: one rate needs a number of steps, got none; give steps")
-        total = float(rates) * steps
-        least = float(rates)
+        if not steps >= 0:
+            raise ValueError(f"regime: steps must not be negative, got {steps}; correct")
+        total = float(rates) * steps  # type: ignore[arg-type]
+        least = float(rates)  # type: ignore[arg-type]
     else:
-        total, least = float(np.sum(rates)), float(np.min(rates)) if len(rates) else 0.0
-    if least < 0 or weight_decay < 0:
+        total, least = float(np.sum(rates)), float(np.min(rates)) if np.size(rates) else 0.0
+    if not (least >= 0 and weight_decay >= 0):
         raise ValueError(
             f"regime: rates and weight decay must not be negative, got {least} and {weight_decay}; correct"
         )

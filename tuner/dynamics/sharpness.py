@@ -148,6 +148,8 @@ def adam_preconditioner(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, 
 
 def adam_edge(lr: float, beta1: float = 0.9) -> float:
     """The preconditioned sharpness beyond which Adam's steps are not stable: 38 / lr for beta1 = 0.9."""
+    if not (lr > 0 and 0 <= beta1 < 1):
+        raise ValueError(f"adam_edge: lr > 0 and 0 <= beta1 < 1 are needed, got {lr} and {beta1}; correct them")
     return (2 + 2 * beta1) / ((1 - beta1) * lr)
 
 
@@ -155,7 +157,13 @@ def super_consistency(small: Sequence[float], large: Sequence[float]) -> float:
     """max_t |ln s(t) - ln s'(t)| of two widths' sharpness at the same steps and base hyperparameters.
 
     Below ALIKE or so where the parametrization keeps the regime. Not a number where one is not above zero and finite.
+
+    Raises:
+        ValueError: series of different lengths.
     """
+    if len(small) != len(large):
+        law = "super_consistency: two series at the same steps are needed"
+        raise ValueError(f"{law}, got {len(small)} and {len(large)} values; cut them")
     pairs = list(zip(small, large, strict=True))
     if not pairs or not all(0 < value < math.inf for pair in pairs for value in pair):
         return math.nan

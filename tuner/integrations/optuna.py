@@ -154,6 +154,7 @@ class TransferSampler(BaseSampler):
         problem = self._asked.problem(known.space, self._price(known))
         runs, seed = self._observations(study, problem, known), self._state(study)
         answer = recommend(problem, runs, seed=seed)
+        answer = replace(answer, params={n: _stepped(v, known.space[n]) for n, v in answer.params.items()})
         aside = [f"{n}: drawn at random, as choices that are no text, number or boolean are" for n in known.space
                  if n not in problem.space and n not in self._asked.axes and not known.space[n].single()]  # fmt: skip
         if lost := len(known.runs) - len(runs):
@@ -230,6 +231,13 @@ def _chosen(trial: FrozenTrial, space: Space) -> bool:
     """Whether its choices are among those there are; a number may lie outside of its range."""
     return all(trial.params.get(n, d.choices[0]) in d.choices for n, d in space.items()
                if isinstance(d, CategoricalDistribution))  # fmt: skip
+
+
+def _stepped(value: Any, d: BaseDistribution) -> Any:
+    """The nearest value of a range that goes in steps; beyond its ends too, where raw values leave it."""
+    if not isinstance(d, (FloatDistribution, IntDistribution)) or not d.step or d.log:
+        return value
+    return type(value)(d.low + round((value - d.low) / d.step) * d.step)
 
 
 def _union(ranges: Sequence[BaseDistribution]) -> BaseDistribution:
