@@ -141,6 +141,21 @@ def test_the_bounds_of_integers_are_ends_and_nothing_is_the_natural_end_of_a_sha
         assert any(reason in said for said in border) if reason else not border
 
 
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_that_fewer_runs_know_less_is_no_contradiction(seed):
+    """Nine random runs a scale and no drift, with a prior that expects one: without width 32 little is known."""
+    rng, (problem, _) = np.random.default_rng(seed), study(rule=preset("sp-adamw"))
+    runs = []
+    for scale in problem.proxies:
+        for _ in range(9):
+            lr = float(SPACE.decode(rng.random(1))["lr"])
+            away, noise = math.log(lr / 3e-3), NOISE * float(rng.standard_normal())
+            loss = 1 + scale["width"] ** -0.5 + 0.1 * away**2 + noise
+            runs.append(Observation({"lr": lr}, scale, loss, scale["width"] ** 2))
+    _, judged = told(problem, runs)
+    assert judged.verdict in ("transfer", "corrected")
+
+
 def test_a_scale_where_everything_diverged_is_named():
     problem, observations = study(widths=(32, 64, 128, 256))
     observations = [replace(run, loss=math.inf) if run.scale["width"] == 128 else run for run in observations]
