@@ -223,11 +223,14 @@ class Spread:
         from distributed import Event
 
         self._tasks.discard(task)
-        answer = None
-        with suppress(BaseException):  # what broke it is told below
-            answer = task.result()
+        fetched = Future[Any]()  # once: its machine may be gone a moment later
+        try:
+            fetched.set_result(task.result())
+        except BaseException as error:
+            fetched.set_exception(error)
+        answer = None if fetched.exception() else fetched.result()
         if not isinstance(answer, Unable):
-            _settle(outcomes, trials, task)
+            _settle(outcomes, trials, fetched)
         else:
             self._set_aside(answer)
             try:

@@ -448,14 +448,12 @@ def _at_the_border(problem: Problem, land: _Landscape) -> Iterator[str]:
             continue
         for bound, which, beyond in ((dimension.low, "low", -1), (dimension.high, "high", 1)):
             there = np.abs(best[:, j] - dimension.encode(bound)) < EDGE
-            if not there[-1] or (
-                which == "low" and bound == 0 and not dimension.log
-            ):  # less than none is not to be had
+            if not there[-1] or (beyond < 0 and bound == 0):  # less than none is not to be had
                 continue
-            ratio = (dimension.high / dimension.low) ** WIDEN if dimension.log else 1.0
-            wider = bound * ratio**beyond + (
-                0.0 if dimension.log else WIDEN * beyond * (dimension.high - dimension.low)
-            )
+            if dimension.log:
+                wider = bound * (dimension.high / dimension.low) ** (WIDEN * beyond)
+            else:
+                wider = bound + WIDEN * beyond * (dimension.high - dimension.low)
             where = "every scale" if there.all() else "the target"
             yield (
                 f"the optimum of {name} lies at the {which} end of its range at {where}, {bound:.3g}: "

@@ -64,20 +64,18 @@ class Frame:
 
     def summed(self, x: Tensor) -> Tensor:
         """x (..., d) as mean and kernel see it."""
-        if not self.sums:
-            return x
-        columns = list(x.unbind(-1))
-        for j, i, ratio in self.sums:
-            columns[j] = x[..., j] + ratio * (x[..., i] - 0.5)
-        return torch.stack(columns, -1)
+        return self._added(x, 1.0)
 
     def parted(self, x: Tensor) -> Tensor:
         """The inverse of `summed`."""
+        return self._added(x, -1.0)
+
+    def _added(self, x: Tensor, sign: float) -> Tensor:
         if not self.sums:
             return x
         columns = list(x.unbind(-1))
         for j, i, ratio in self.sums:
-            columns[j] = x[..., j] - ratio * (x[..., i] - 0.5)
+            columns[j] = x[..., j] + sign * ratio * (x[..., i] - 0.5)
         return torch.stack(columns, -1)
 
     def corners(self, inputs: Tensor) -> dict[int, Tensor]:
