@@ -309,7 +309,8 @@ def test_two_widths_that_train_alike_are_evidence_and_others_are_none():
         assert "or a run diverged" in consistent([broken, 1.0], [broken, 1.0]).reason
     found_split = kappa_hat(AT, planted(16), planted(64))
     assert shared(replace(found_split, bound=0.3)).verdict == "pass"
-    assert shared(None).verdict == shared(replace(found_split, bound=math.inf)).verdict == "undetermined"
+    nothing = [None, replace(found_split, bound=math.inf), replace(found_split, bound=2.0)]  # two nats: a factor 7
+    assert {shared(found).verdict for found in nothing} == {"undetermined"}
 
 
 # noise

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from tuner import engine
+from tuner.doubts import renamed
 from tuner.errors import BadInput
+from tuner.landscape import DRAWS, Landscape, exponent
 from tuner.parametrization import applied, preset
 from tuner.problem import Problem
 from tuner.scale import Scale
 from tuner.space import Categorical, Float, Int, SearchSpace
-from tuner.theorem import Law
-from tuner.transfer import DRAWS, _exponent, _pace, judge
+from tuner.theorem import Allowed, Law, Sizes
+from tuner.transfer import _pace, _verdict, judge
 from tuner.trial import Evidence, Observation
 
 SPACE = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)})
@@ -51,13 +53,13 @@ def test_an_exponent_is_that_of_gaps_relative_to_the_target(alpha):
     """Exactly, but for the grid of exponents, whose neighbours are 3.7 % apart."""
     ratios = np.array([1 / 16, 1 / 8, 1 / 4])
     gaps = 3.0 * np.tile((ratios**-alpha - 1)[:, None], (1, DRAWS))
-    assert _exponent(gaps, ratios) == pytest.approx(alpha, rel=0.02)
+    assert exponent(gaps, ratios) == pytest.approx(alpha, rel=0.02)
 
 
 def test_a_draw_without_a_gap_at_any_scale_says_nothing_and_breaks_nothing():
     ratios, gaps = np.array([1 / 8, 1 / 4]), np.zeros((2, DRAWS))
     gaps[:, 1:] = (ratios**-1.0 - 1)[:, None]
-    found = _exponent(gaps, ratios)
+    found = exponent(gaps, ratios)
     assert np.isfinite(found).all()
     assert found[1:] == pytest.approx(1.0, rel=0.02)
 
@@ -213,6 +215,73 @@ def test_evidence_that_failed_leaves_nothing_certain():
     assert not any("would teach most" in reason for reason in failed.reasons)  # no run mends a parametrization
     with pytest.raises(BadInput, match="evidence: must be one of"):
         Evidence("check", "passed", "")
+
+
+def landscape(pool, losses):
+    """Of draws of the loss (scales, draws, k) over settings (k, d), of which the answer is the best at the target."""
+    best = losses[-1].mean(0).argmin()
+    pool, losses = np.vstack([pool[best], pool]), np.concatenate([losses[:, :, [best]], losses], 2)
+    ranks = np.tile(np.arange(8.0), (len(losses), 1))
+    return Landscape(("answer",), pool, losses, losses.mean(1), np.full(len(losses), NOISE), ranks)
+
+
+@pytest.mark.parametrize(("unknown", "expected"), [(0.1, "direct"), (0.0, "undetermined")])
+def test_direct_tuning_pays_where_what_proxies_tell_leaves_more_than_is_allowed(unknown, expected):
+    """A bowl whose place is unknown by 0.1 of the range: at the target alone, or everywhere alike, but for a shift.
+
+    Where it is the same, who searched the proxies well would know it, at a 16th of the cost.
+    """
+    rng, pool = np.random.default_rng(0), np.linspace(0, 1, 401)[:, None]
+    proxy = 0.45 + 0.1 * rng.standard_normal((DRAWS, 1))
+    target = proxy + 0.05 + unknown * rng.standard_normal((DRAWS, 1))
+    land = landscape(pool, np.array([10 * (pool[:, 0] - place) ** 2 for place in (proxy, target)]))
+    problem, _ = study()
+    sizes, allowed = Sizes.of(problem), Allowed(1e-4, "a run's noise")
+    gap = land.gap(problem, 0, Scale(width=128), 9, allowed, None)
+    ones = np.ones(DRAWS)
+    law = Law(1, 1, 2.0, 2.5 * ones, ones, ones, ones, ones)  # a direct search takes (2.5 / 1e-4)^(1/2) runs
+    left = land.corrected()
+    # a median of 512 draws of |e| is known to 5 % of it, of its square to 10
+    assert np.median(left) == pytest.approx(10 * (0.6745 * unknown) ** 2, rel=0.3, abs=10 * (1 / 400) ** 2)
+    verdict, said = _verdict(land, gap, law, sizes, (), allowed)
+    assert verdict == expected
+    assert any("takes 158 target runs of direct tuning" in text for text in said) == (expected == "direct")
+
+
+@pytest.mark.parametrize(
+    ("costs", "turns", "told"), [(0.1, "last", True), (0.1, "before", False), (1e-4, "last", False)]
+)
+def test_a_name_that_is_best_at_no_proxy_is_doubted_where_it_counts(costs, turns, told):
+    """Between two names, of which the other costs something; a run's noise is 0.002."""
+    problem = replace(study()[0], space=SearchSpace({**SPACE, "kind": Categorical(["plain", "fancy"])}))
+    pool = np.array([[0.5, u] for u in (0.25, 0.75)])
+    plain, fancy = (np.array([[0.0, costs]] * DRAWS), np.array([[costs, 0.0]] * DRAWS))
+    land = landscape(pool, np.array([plain, plain if turns == "last" else fancy, fancy]))
+    doubts = list(renamed(problem, land, Allowed(NOISE, "a run's noise")))
+    assert bool(doubts) == told
+    assert not told or doubts[0].startswith("kind is to become fancy at the target where plain is best at the largest")
+
+
+def test_an_axis_that_a_preset_says_nothing_of_has_raw_coordinates():
+    """Under muP the rate is carried over width; over steps it is what it is, and here goes as steps^-0.5."""
+    rule, axes = applied("mup-adamw"), (100, 200, 400, 1600)
+    assert [rule.corrects(axis) for axis in ("width", "params", "steps")] == [True, True, False]
+    assert preset("completedp-adamw").corrects("steps")
+    assert not preset("sp-adamw").corrects("width")
+    *proxies, target = (Scale(steps=n) for n in axes)
+    problem = Problem(SPACE, target, tuple(proxies), target, rule, lambda p, s: s["steps"])
+    rng, runs = np.random.default_rng(0), []
+    for scale in proxies:
+        ln_best = math.log(3e-3) - 0.5 * math.log(scale["steps"] / 1600)
+        for k in range(9):
+            lr = math.exp(ln_best + 0.4 * (k - 4))
+            loss = 1 + scale["steps"] ** -0.5 + 0.1 * (math.log(lr) - ln_best) ** 2 + NOISE * rng.standard_normal()
+            runs.append(Observation({"lr": lr}, scale, loss, scale["steps"]))
+    answer = engine.recommend(problem, runs)
+    judged = judge(problem, runs, answer, tolerance=0.5)  # so that copying would be put up with
+    assert judged.gaps[-1].within > 0.9
+    assert judged.verdict != "transfer"
+    assert any("raw ones here, and the optimum moves in them: lr as steps^-0." in r for r in judged.reasons)
 
 
 def test_two_basins_with_a_wall_between_them_are_told():

@@ -14,7 +14,7 @@ from tuner.errors import BadInput, is_number
 from tuner.problem import Problem
 from tuner.scale import Scale
 from tuner.space import Categorical
-from tuner.theorem import Law, Proxy, Sizes, Span, searched
+from tuner.theorem import Allowed, Law, Proxy, Sizes, Span, searched
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,8 @@ class Assumptions:
     Args:
         alpha: exponent of the loss gap. ratio: beta / alpha: at least 1/2 (Proposition 2), 1 if corrections are smooth.
         gap: B. curvature: what is lost a factor e from the optimum of one hyperparameter, above zero.
-        drift: how far the optimum of the smallest proxy lies from the target's, nats; None: by the preset's prior.
+        drift: how far the target's optimum lies from where that of the smallest proxy has it, nats; None: by the
+            deviations of the preset's prior, whose mean is corrected for.
         noise: deviation of one run at the target.
         r: exponent of the cost of a run; None: what the study's cost says.
 
@@ -88,23 +89,32 @@ class Assumptions:
         ranges = [problem.nats(name) for name, d in problem.space.items() if not isinstance(d, Categorical)]
         if not ranges:
             raise BadInput("assume: a numeric hyperparameter is needed, the space has none; run pilots instead")
-        # a grid of K points has spacings L K^(-1/h), and the square of the distance to it is their twelfth on average
-        search = self.curvature * np.square(ranges).sum() / 12
+        # of K points at random the nearest to the optimum: a ball about it of volume prod(L) / K holds one on average,
+        # and the square of its radius is Gamma(1 + 2 / h) (prod(L) / (K ball))^(2/h) in expectation
+        h, choices = searched(problem)
+        search = self.curvature * math.gamma(1 + 2 / h) * (math.prod(ranges) / _ball(h)) ** (2 / h)
         drift = _drift(problem, problem.cheapest) if self.drift is None else self.drift * ones
         bias = self.curvature * drift**2 / (sizes(problem.cheapest) ** -beta - 1) ** 2
-        h, choices = searched(problem)
         constants = (search * ones, self.gap * ones, bias, self.alpha * ones, beta * ones)
         return Law(h, choices, sizes.r if self.r is None else self.r, *constants)
 
 
+def _ball(h: int) -> float:
+    """The volume of the unit ball in h dimensions."""
+    return float(math.pi ** (h / 2) / math.gamma(h / 2 + 1))
+
+
 def _drift(problem: Problem, scale: Scale) -> Array:
-    """Draws of how far the optimum at a scale lies from the target's by the preset's prior, nats, (draws,)."""
+    """Draws of how far the optimum at a scale lies from where it is expected by the target's, nats, (draws,).
+
+    By the preset's prior, whose mean a search from below corrects for: what it cannot know is the deviation.
+    """
     rng = np.random.default_rng(0)
     moved = np.zeros((DRAWS, len(problem.space)))
     for j, (name, dimension) in enumerate(problem.space.items()):
         for axis in () if isinstance(dimension, Categorical) else problem.axes:
-            mean, sd = problem.parametrization.belief(problem.space, name, axis, problem.target)
-            moved[:, j] += rng.normal(mean, sd, DRAWS) * math.log(problem.target[axis] / scale[axis])
+            _, sd = problem.parametrization.belief(problem.space, name, axis, problem.target)
+            moved[:, j] += rng.normal(0.0, sd, DRAWS) * math.log(problem.target[axis] / scale[axis])
     found: Array = np.linalg.norm(moved, axis=1)
     return found
 
@@ -141,7 +151,7 @@ class BreakEven:
         lines: one a proxy, cheapest first. direct: what a direct search loses that costs as much in all.
         best: the proxy that loses least. size: the one that would, were any size at hand.
         crossing: target runs in all from which on direct tuning loses less; infinite: never.
-        noise: of one run. direct_to_noise, below_to_noise: target runs in all to lose no more than that.
+        allowed: to be lost. directly, from_below: target runs in all to lose no more than that.
         split: share of that regret for the bias of scale.
         largest: size, relative to the target, of the model worth training where this is all there is to spend.
         law, axis: the constants, and what size means. origin: of the constants, in words.
@@ -155,9 +165,9 @@ class BreakEven:
     best: Scale
     size: Span
     crossing: Span
-    noise: float
-    direct_to_noise: Span
-    below_to_noise: Span
+    allowed: Allowed
+    directly: Span
+    from_below: Span
     split: Span
     largest: Span
     law: Law
@@ -167,7 +177,7 @@ class BreakEven:
 
     @staticmethod
     def of(
-        problem: Problem, law: Law, sizes: Sizes, budget: float, noise: float, origin: str, unit: str = "loss"
+        problem: Problem, law: Law, sizes: Sizes, budget: float, allowed: Allowed, origin: str, unit: str = "loss"
     ) -> BreakEven:
         """Raises BadInput where no proxy is smaller and cheaper than the target, or the budget affords no run."""
         scales = sizes.below(problem.proxies)
@@ -179,7 +189,7 @@ class BreakEven:
                 f"budget: must afford a run, of {proxies[0].cost:.3g} target runs at least, got {budget:g}; raise it"
             )
         lines = tuple(Line.of(law, scale, proxy, budget) for scale, proxy in zip(scales, proxies, strict=True))
-        directly, below = law.to_reach(noise, proxies)
+        directly, below = law.to_reach(allowed.loss, proxies)
         return BreakEven(
             target=problem.target,
             budget=budget,
@@ -187,11 +197,11 @@ class BreakEven:
             direct=Span.of(law.missed(budget + 1)),
             best=min(lines, key=lambda line: line.loses.middle).scale,
             size=Span.of(law.best_size(budget + 1)),
-            crossing=Span.of(law.break_even(proxies, noise)),
-            noise=noise,
-            direct_to_noise=Span.of(directly),
-            below_to_noise=Span.of(below),
-            split=Span.of(law.split(noise)),
+            crossing=Span.of(law.break_even(proxies, allowed.loss)),
+            allowed=allowed,
+            directly=Span.of(directly),
+            from_below=Span.of(below),
+            split=Span.of(law.split(allowed.loss)),
             largest=Span.of(law.largest(budget + 1)),
             law=law,
             axis=sizes.axis,
@@ -220,8 +230,8 @@ class BreakEven:
             "best_proxy": dict(self.best),
             "best_size": self.size.as_json(),
             "break_even": self.crossing.as_json(),
-            "noise": self.noise,
-            "to_noise": {"direct": self.direct_to_noise.as_json(), "below": self.below_to_noise.as_json()},
+            "allowed": {"loss": self.allowed.loss, "of": self.allowed.name},
+            "to_allowed": {"direct": self.directly.as_json(), "below": self.from_below.as_json()},
             "split": self.split.as_json(),
             "largest_model": self.largest.as_json(),
             "constants": {"h": self.law.h, "r": self.law.r, **{n: Span.of(d).as_json() for n, d in law.items()}},

@@ -149,13 +149,13 @@ def _owed(
     """
     if math.isinf(budget):  # a search without an end
         return {}
-    cheap = sorted(problem.proxies, key=lambda scale: problem.cost(problem.space.middle, scale))[:SCALES_JUDGED]
+    cheap = sorted(problem.proxies, key=problem.run_cost)[:SCALES_JUDGED]
     made = Counter(run.scale for run in runs if not (isinstance(run, Observation) and run.diverged))
     left = Counter(run.scale for run in among) if among is not None else None
     missing = {scale: RUNS_JUDGED - made[scale] for scale in cheap if made[scale] < RUNS_JUDGED}
     if left is not None:
         missing = {scale: min(count, left[scale]) for scale, count in missing.items() if left[scale]}
-    owed = {scale: count * problem.cost(problem.space.middle, scale) for scale, count in missing.items()}
+    owed = {scale: count * problem.run_cost(scale) for scale, count in missing.items()}
     return owed if len(cheap) == SCALES_JUDGED and sum(owed.values()) <= budget else {}
 
 

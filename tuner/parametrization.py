@@ -168,6 +168,12 @@ class Parametrization:
             mean += self.theory.get((role, "steps"), UNKNOWN)[0]
         return mean - self.exponent(space, name, axis, axes), sd
 
+    def corrects(self, axis: str) -> bool:
+        """Whether anything is carried over an axis, by its exponents or, where the model applies them, its preset's."""
+        tables = [*self.exponents.values(), *PRESETS[self.name].exponents.values()]
+        through = {"params": "width", "steps": "tokens"}.get(axis, axis)
+        return any(axis in table or through in table for table in tables)
+
     def endless(self, axis: str) -> float:
         """Share of a belief's variance that a drift without an end has."""
         return ENDLESS_IN_LIMIT if axis in self.limits else ENDLESS

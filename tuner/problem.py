@@ -97,10 +97,14 @@ class Problem:
         """The axes along which some proxy differs from the target."""
         return tuple(a for a in self.target if any(p[a] != self.target[a] for p in self.proxies))
 
+    def run_cost(self, scale: Scale) -> float:
+        """Of a run at a scale, in the middle of the space."""
+        return self.cost(self.space.middle, scale)
+
     @cached_property
     def cheapest(self) -> Scale:
-        """The proxy whose run, at the middle of the space, costs least."""
-        return min(self.proxies, key=lambda scale: self.cost(self.space.middle, scale))
+        """The proxy whose run costs least."""
+        return min(self.proxies, key=self.run_cost)
 
     @cached_property
     def frame(self) -> Frame:

@@ -31,8 +31,8 @@ from tuner.record import DIVERGED, FAILED, FINISHED, LOST, RUNNING, Entry, Recor
 from tuner.runs import Run
 from tuner.scale import CostLaw, Scale
 from tuner.space import Params
-from tuner.theorem import Sizes
-from tuner.transfer import Allowed, Transfer, judge
+from tuner.theorem import NOISE, Allowed, Sizes
+from tuner.transfer import Transfer, judge
 from tuner.trial import Evidence, Failure, Observation, Proposal, Recommendation, Result, Trial, trial_seed
 
 Cost = Callable[[Params, Scale], float] | Literal["seconds"]
@@ -422,7 +422,7 @@ class Study:
         if all(run.diverged for run in self.observations):
             why = f"{len(self.observations)} runs finished, none with a finite loss: nothing can be said of transfer"
             reasons = (why, *map(str, self.record.evidence))
-            return Transfer("undetermined", reasons, Allowed(math.nan, "a run's noise"), Sizes.of(self.problem))
+            return Transfer("undetermined", reasons, Allowed(math.nan, NOISE), Sizes.of(self.problem))
         return self._answered()[1]
 
     def _answered(self) -> tuple[Recommendation, Transfer]:
@@ -466,11 +466,11 @@ class Study:
                 doubt = (
                     f"; but the verdict is undetermined: {told.reasons[0]}" if told.verdict == "undetermined" else ""
                 )
-                return BreakEven.of(self.problem, told.law, sizes, budget, told.allowed.loss, f"{MEASURED}{doubt}")
+                return BreakEven.of(self.problem, told.law, sizes, budget, told.allowed, f"{MEASURED}{doubt}")
             why = f", because {told.reasons[0]}"
         assumed = assumed or Assumptions()
         law, said = assumed.law(self.problem, sizes), f"assumed: {assumed}{why}"
-        return BreakEven.of(self.problem, law, sizes, budget, assumed.noise, said, unit="relative")
+        return BreakEven.of(self.problem, law, sizes, budget, Allowed(assumed.noise, NOISE), said, unit="relative")
 
     def verify(
         self,

@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
-from tuner.trial import Observation
+from tuner.trial import Observation, Recommendation
 
 Array = NDArray[np.float64]
 
 SURE = 0.9  # the level of every interval here: what it says is wrong one time in ten where the surrogate is calibrated
 TAILS = ((1 - SURE) / 2, (1 + SURE) / 2)
+NOISE, TOLERANCE = "a run's noise", "the tolerance"
+EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 120))  # that a rate may have
 TOTALS = np.geomspace(1.001, 1e6, 600)  # target runs in which a break-even is looked for
 SIZES = np.geomspace(1e-4, 1.0, 200)  # of proxies, beside the model that is trained
 MODELS = np.geomspace(1e-2, 1e3, 300)  # worth training
@@ -53,13 +55,40 @@ class Span:
         return Span(float(middle), float(low), float(high))
 
     def __str__(self) -> str:
-        low, middle, high = map(_shown, (self.low, self.middle, self.high))
-        return middle if low == high else f"{middle} ({low} .. {high})"
+        return _span(_shown(self.middle), _shown(self.low), _shown(self.high))
+
+    def on(self, grid: Array) -> str:
+        """As text, where it was looked for on a grid: what is at an end of that may lie beyond."""
+        ends = {float(grid[0]): "<=", float(grid[-1]): ">="}
+        return _span(*(ends.get(v, "") + _shown(v) for v in (self.middle, self.low, self.high)))
 
     def as_json(self) -> dict[str, Any]:
         """Infinity, and what is no number, as null."""
         middle, low, high = (v if math.isfinite(v) else None for v in (self.middle, self.low, self.high))
         return {"median": middle, "interval": [low, high]}
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be lost at the target: the noise of one run there, less than which nobody could tell from nothing; or
+    the tolerance where that is more.
+    """
+
+    loss: float
+    name: str
+
+    @staticmethod
+    def of(answer: Recommendation, tolerance: float | None) -> Allowed:
+        put_up_with = 0.0 if tolerance is None else tolerance * abs(answer.loss)
+        noisy = answer.noise >= put_up_with
+        return Allowed(answer.noise, NOISE) if noisy else Allowed(put_up_with, TOLERANCE)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.loss:.3g}"
+
+
+def _span(middle: str, low: str, high: str) -> str:
+    return middle if low == high else f"{middle} ({low} .. {high})"
 
 
 def _shown(value: float) -> str:
@@ -84,7 +113,7 @@ class Sizes:
     @staticmethod
     def of(problem: Problem, observations: Sequence[Observation] = ()) -> Sizes:
         """r from the costs that runs were charged, where they are at two scales and the target has one axis."""
-        whole = problem.cost(problem.space.middle, problem.target)
+        whole = problem.run_cost(problem.target)
         logs = [math.log(scale[axis] / problem.target[axis]) for scale in problem.proxies for axis in problem.axes]
         if len(problem.axes) != 1 or max(logs) >= 0:
             return Sizes(problem, "cost", 1.0, whole)
@@ -94,14 +123,14 @@ class Sizes:
             widths = [math.log(scale[axis]) for scale in costs]
             paid = [math.log(float(np.median(some))) for some in costs.values()]
             return Sizes(problem, axis, float(np.polyfit(widths, paid, 1)[0]), whole)
-        asked = [math.log(problem.cost(problem.space.middle, scale) / whole) for scale in problem.proxies]
+        asked = [math.log(problem.run_cost(scale) / whole) for scale in problem.proxies]
         return Sizes(problem, axis, float(np.dot(logs, asked) / np.dot(logs, logs)), whole)  # through the target
 
     def __call__(self, scale: Scale) -> float:
         return self.cost(scale) if self.axis == "cost" else scale[self.axis] / self.problem.target[self.axis]
 
     def cost(self, scale: Scale) -> float:
-        return self.problem.cost(self.problem.space.middle, scale) / self.whole
+        return self.problem.run_cost(scale) / self.whole
 
     def below(self, scales: Sequence[Scale]) -> list[Scale]:
         """Those that are smaller than the target and cost less, cheapest first."""

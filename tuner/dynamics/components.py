@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 
 TAUS = tuple(np.geomspace(0.01, 10.0, 7))  # in units of the hyperparameter's coordinate
 SWEEPS = 50
+STAYS = np.log(2.0)  # nats: a step of the grids on which optima of two widths are compared, and called the same
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
 
 
 def shared(found: Kappa | None) -> Evidence:
-    """`kappa_hat` of two widths as evidence of transfer: for it where a split bounds how far the optimum moves.
+    """`kappa_hat` of two widths as evidence of transfer: for it where a split holds the optimum to within STAYS.
 
     Where it does not it says nothing.
     """
@@ -88,7 +89,8 @@ def shared(found: Kappa | None) -> Evidence:
     counted = f"{np.median(found.kappa):g} components of the loss hold both widths' optimum, "
     if not np.isfinite(found.bound):
         return Evidence("top-kappa loss", "undetermined", counted + "without a bound on its move")
-    return Evidence("top-kappa loss", "pass", counted + f"which moves by at most {found.bound:.3g}")
+    verdict = "pass" if found.bound <= STAYS else "undetermined"
+    return Evidence("top-kappa loss", verdict, counted + f"which moves by at most {found.bound:.3g} nats")
 
 
 def _descended(at: Array, tops: Array, whole: Array, taus: tuple[float, float]) -> NDArray[np.intp]:

@@ -22,7 +22,7 @@ from tuner.trial import Evidence
 
 Array = NDArray[np.float64]
 
-ALIKE = 0.2  # nats of sharpness
+ALIKE = 0.2  # nats of sharpness: the rate at the edge of stability goes as one over it, and grids of rates are coarser
 
 
 def sharpness(

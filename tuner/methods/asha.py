@@ -59,7 +59,7 @@ class Asha(Method):
 
     def recommend(self, problem: Problem, observations: Sequence[Observation], *, seed: int) -> Params:
         finite = [run for run in observations if not run.diverged] or observations
-        highest = max((run.scale for run in finite), key=lambda scale: problem.cost(problem.space.middle, scale))
+        highest = max((run.scale for run in finite), key=problem.run_cost)
         best = best_run([run for run in finite if run.scale == highest])
         return problem.to_raw(best.params, problem.target)
 

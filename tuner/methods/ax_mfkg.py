@@ -85,7 +85,7 @@ class AxKnowledgeGradient(AcrossScales):
 
 def _costs(problem: Problem, scales: Sequence[Scale]) -> Tensor:
     """Of a run at each scale (n,), in runs of the cheapest proxy."""
-    costs = [problem.cost(problem.space.middle, scale) for scale in [problem.cheapest, *scales]]
+    costs = [problem.run_cost(scale) for scale in [problem.cheapest, *scales]]
     return torch.tensor(costs[1:], dtype=torch.float64) / costs[0]
 
 

@@ -84,7 +84,7 @@ class Carbs(Method):
         if np.ptp(design[:, 1]) < 1e-9:
             design = design[:, :1]
         line = np.linalg.lstsq(design, front[:, :d], rcond=None)[0]
-        cost = problem.cost(problem.space.middle, problem.target)
+        cost = problem.run_cost(problem.target)
         there = np.array([1.0, math.log(cost)])[: design.shape[1]] @ line
         return problem.to_raw(problem.space.decode(there / seen.nats[:d]), problem.target)
 

@@ -44,7 +44,7 @@ class ArgminLaw(Method):
         for run in made:
             if run.scale in spent:
                 spent[run.scale] += problem.cost(run.params, run.scale)
-        after = {scale: known + problem.cost(problem.space.middle, scale) for scale, known in spent.items()}
+        after = {scale: known + problem.run_cost(scale) for scale, known in spent.items()}
         if not after:
             return []
         search = Direct("tpe", min(after, key=lambda scale: after[scale]))

@@ -85,7 +85,7 @@ class AcrossScales(Method):
                 model = self.model(problem, *self._told(problem, observations))
                 at, _ = best_at_target(model, len(problem.space))
             except BREAKDOWN:
-                largest = max(observations, key=lambda run: problem.cost(problem.space.middle, run.scale)).scale
+                largest = max(observations, key=lambda run: problem.run_cost(run.scale)).scale
                 there = [run for run in observations if run.scale == largest and not run.diverged]
                 return problem.to_raw(best_run(there or observations).params, problem.target)
         return problem.to_raw(problem.space.decode(at.tolist()), problem.target)
@@ -179,7 +179,7 @@ class KnowledgeGradient(AcrossScales):
     def _cost(self, problem: Problem, x: Tensor) -> Tensor:
         """In target runs, of a point anywhere: a smooth blend of the scales around it."""
         scales = [*problem.proxies, problem.target]
-        costs = torch.tensor([problem.cost(problem.space.middle, s) for s in scales], dtype=torch.float64)
+        costs = torch.tensor([problem.run_cost(s) for s in scales], dtype=torch.float64)
         away = (x[..., None, len(problem.space) :] - self.heights(problem, scales)).square().sum(-1)
         weights = torch.softmax(-away / 0.01, -1)
         return (weights * (costs / costs[-1]).log()).sum(-1).exp()

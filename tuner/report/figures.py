@@ -77,9 +77,8 @@ class View:
     @cached_property
     def colours(self) -> dict[Scale, str]:
         """Every scale, cheapest first."""
-        middle = self.problem.space.middle
         scales = dict.fromkeys([*self.problem.proxies, *(e.trial.scale for e in self.entries)])
-        proxies = sorted((s for s in scales if s != self.problem.target), key=lambda s: self.problem.cost(middle, s))
+        proxies = sorted((s for s in scales if s != self.problem.target), key=self.problem.run_cost)
         return {s: _colour(i / len(proxies)) for i, s in enumerate([*proxies, self.problem.target])}
 
     @property
