@@ -35,6 +35,10 @@ class Broken(Bowl):
     def __call__(self, params, scale, seed):
         raise RuntimeError("no data here")
 
+class Diverging(Bowl):
+    def __call__(self, params, scale, seed):
+        return math.inf
+
 class Needy:
     def __init__(self):
         raise FileNotFoundError("no data")

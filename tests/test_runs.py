@@ -104,6 +104,16 @@ def test_losses_that_are_not_finite_or_said_so_diverged(tmp_path):
     assert [run.loss for run in table_of(path).runs[-3:]] == [math.inf] * 3
 
 
+def test_a_table_where_everything_diverged_has_a_verdict_and_no_answer(tmp_path):
+    path = written(tmp_path, [(w, lr, "inf") for w, lr, _ in rows()])
+    ran = CliRunner().invoke(main, ["predict", str(path), "--json"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert (told["verdict"], told["recommendation"], told["loss"]["mean"]) == ("undetermined", {}, None)
+    assert told["reasons"] == ["52 runs finished, none with a finite loss: lower the ranges of the space"]
+    assert "Nothing can be recommended at width 512: undetermined" in ran.stderr
+
+
 def test_where_keeps_rows_without_counting_the_others_as_dropped(tmp_path):
     path = written(tmp_path, replaced=('cost = "6', 'where = "width < 100"\ncost = "6'))
     table = table_of(path)

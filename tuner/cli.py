@@ -146,9 +146,9 @@ def run(
             stopped = opened.optimize(
                 None, budget, tolerance=file.budget.tolerance, callbacks=[shown, *trackers], **where
             )
-        rec = opened.recommend()
+        rec = None if opened.all_diverged else opened.recommend()
         _say_dropped(opened.dropped)
-        if file.budget.verify and not no_verify:
+        if rec is not None and file.budget.verify and not no_verify:
             click.echo(f"verifying at {opened.problem.target} ...", err=True)
             entry = opened.verify(rec.params, workers=min(workers, 1), executor=cluster)
             if entry.error is not None:
@@ -212,7 +212,7 @@ def predict(study: str, as_json: bool) -> dict[str, Any] | None:
     from tuner.studyfile import read
 
     with open_study(read(study), read_only=True) as opened:
-        rec = opened.recommend()
+        rec = None if opened.all_diverged else opened.recommend()
         _say_dropped(opened.dropped)
         return _answer(opened, rec, as_json, None)
 
@@ -255,24 +255,36 @@ def _cores() -> int:
 
 
 def _answer(study: Any, rec: Any, as_json: bool, stopped: str | None) -> dict[str, Any] | None:
-    """Print the answer, and the bill of a search where one has just stopped; return the same where JSON is wanted."""
-    from tuner.report.terminal import answer, console, expected, paid
+    """Print the answer, and the bill of a search where one has just stopped; return the same where JSON is wanted.
 
-    ledger = study.ledger(rec.params)
+    `rec` is None where every run diverged: then there is a verdict, and no answer.
+    """
+    from tuner.report.terminal import answer, console, expected, paid, unanswered
+
+    ledger = study.ledger(rec.params if rec else {})
     spent = ledger.search if study.source else study.spent("recorded")
-    console.print(answer(study, rec))
-    console.print(expected(rec))
+    if rec is None:
+        console.print(unanswered(study))
+    else:
+        console.print(answer(study, rec))
+        console.print(expected(rec))
     if stopped is not None:
         console.print(paid(ledger, rec, stopped))
     if not as_json:
         return None
     told = {
         "target": dict(study.problem.target),
-        **rec.as_json(),
+        **(_no_answer(study.transfer()) if rec is None else rec.as_json()),
         "spent": {"cost": spent, "target_runs": spent / ledger.target_run},
         "trials": len(study.observations),
     }
     return told if stopped is None else {**told, "ledger": ledger.as_json(stopped)}
+
+
+def _no_answer(told: Any) -> dict[str, Any]:
+    """The fields of a recommendation, of which only the verdict is known."""
+    unknown = {"loss": {"mean": None, "sd": None}, "expected_regret": None, "noise": None, "drift": {}}
+    return {"recommendation": {}, "interval": {}, **unknown, "verdict": told.verdict, "reasons": list(told.reasons)}
 
 
 @main.command()

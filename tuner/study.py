@@ -151,6 +151,11 @@ class Study:
         return [Proposal(o.params, o.scale) for o in waiting]
 
     @property
+    def all_diverged(self) -> bool:
+        """Whether runs finished, and none of them with a finite loss."""
+        return bool(self.observations) and all(run.diverged for run in self.observations)
+
+    @property
     def target_cost(self) -> float:
         """Cost of one run at the target, at the middle of the space: the unit "target runs"."""
         return self.cost(self._middle, self.problem.target)
@@ -383,7 +388,7 @@ class Study:
             raise BadInput(f"objective: the first {len(broken)} trials broke, {_last(broken)}; correct it and go on")
 
     def _settled(self, tolerance: float | str) -> bool:
-        if len(self.observations) < 2 * len(self.problem.space) or all(o.diverged for o in self.observations):
+        if len(self.observations) < 2 * len(self.problem.space) or self.all_diverged:
             return False
         rec = recommend(self.problem, self.observations, seed=self.seed)
         return rec.expected_regret < (rec.noise if tolerance == "noise" else float(tolerance) * abs(rec.loss))
@@ -419,8 +424,8 @@ class Study:
 
     def transfer(self) -> Transfer:
         """Whether transfer holds here: gaps, rates, the verdict and its reasons."""
-        if all(run.diverged for run in self.observations):
-            why = f"{len(self.observations)} runs finished, none with a finite loss: nothing can be said of transfer"
+        if not self.observations or self.all_diverged:
+            why = f"{len(self.observations)} runs finished, none with a finite loss: lower the ranges of the space"
             reasons = (why, *map(str, self.record.evidence))
             return Transfer("undetermined", reasons, Allowed(math.nan, NOISE), Sizes.of(self.problem))
         return self._answered()[1]

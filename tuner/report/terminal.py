@@ -101,7 +101,13 @@ def expected(rec: Recommendation) -> str:
     return "\n".join([*lines, *(f"  {reason}" for reason in rec.reasons)])
 
 
-def paid(ledger: Ledger, rec: Recommendation, stopped: str) -> Table:
+def unanswered(study: Study) -> str:
+    """The verdict with its reasons where nothing can be recommended."""
+    told = study.transfer()
+    return "\n".join([f"Nothing can be recommended at {study.problem.target}: {told.verdict}", *told.reasons])
+
+
+def paid(ledger: Ledger, rec: Recommendation | None, stopped: str) -> Table:
     """The ledger: what the search and the verification cost, predicted against measured."""
     table = Table(title="Ledger", title_justify="left")
     for column in bill_headings(ledger):
