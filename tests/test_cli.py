@@ -62,7 +62,6 @@ def test_run_tells_one_object_of_the_contract_and_predict_the_same_without_a_led
     assert files(path.parent) == ["bowl.db", "bowl.py", "study.toml"]
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_search_in_which_everything_diverged_has_a_bill_a_verdict_and_no_answer(bowl):
     ran = tuner("run", bowl(("bowl:Bowl", "bowl:Diverging")), "--workers", 0, "--json")
     assert ran.exit_code == 0, ran.stderr
@@ -72,6 +71,7 @@ def test_a_search_in_which_everything_diverged_has_a_bill_a_verdict_and_no_answe
     assert "none with a finite loss: lower the ranges of the space" in ran.stderr
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 def test_what_training_prints_is_not_on_standard_output(bowl, workers):
     path = bowl()
     module = path.parent / "bowl.py"
