@@ -125,10 +125,9 @@ def test_theta_is_climbed_to_at_marks_that_are_every_run_at_first():
 def test_where_the_budget_is_ample_the_cheapest_runs_do_not_swallow_the_search():
     """Runs that teach alike and cost a thousandth count alike when hundreds of them are affordable."""
     know = Knowledge(np.zeros(2), np.array([[1.0, 0.9], [0.0, 0.0]]), np.eye(2), np.full(2, 0.1))
-    choices = [Proposal({}, PROXIES[0]), Proposal({}, PROXIES[1])]
     costs = np.array([1.0, 1e-3])
-    assert engine._batch(know, choices, costs, math.inf, 1)[1] == [choices[1]]
-    assert engine._batch(know, choices, costs, 64.0, 1)[1] == [choices[0]]
+    assert next(engine._greedy(know, costs, math.inf)).index == 1
+    assert next(engine._greedy(know, costs, 64.0)).index == 0
 
 
 def test_the_number_of_threads_changes_nothing(runs):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ LEVEL = 0.9  # of an interval, unless said
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RUNS = 64  # points near where the optimum of a proxy may be
 WALL = 6.0  # height above the bottom of a valley, in standard deviations of a run, that is still in it
-LOOKAHEAD = 4  # runs at one scale that are weighed together
+BATCHES = (1, 2, 4)  # runs at one scale that are weighed together
+LOOKAHEAD = BATCHES[-1]
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
 ENOUGH = 64  # runs that what is left should at least be planned for
@@ -173,14 +175,18 @@ def _most_taught(
     """The greedy batch of the scale with the best rate of knowledge to cost; what is owed elsewhere is kept."""
     target = Moments(fitted, problem.inputs(points, problem.target))
     under_way = Moments(fitted, problem.located(pending)) if pending else None
-    batches = []
+    best: tuple[float, list[Proposal], Iterator[_Taken]] = (-1.0, [], iter(()))
     for inputs, choices in _options(problem, fitted, generator, among):
         runs = Moments(fitted, inputs)
         costs = np.array([problem.cost(choice.params, choice.scale) for choice in choices])
         know = Knowledge.of(target, runs, under_way)
         free = budget - sum(kept for scale, kept in owed.items() if scale != choices[0].scale)
-        batches.append(_batch(know, choices, np.where(_in_valley(runs), costs, np.inf), free, count))
-    return max(batches, key=lambda batch: batch[0], default=(0.0, []))[1]
+        greedy = _greedy(know, np.where(_in_valley(runs), costs, np.inf), free)
+        first = list(islice(greedy, LOOKAHEAD))
+        rate = max((_rate(know, first[:size]) for size in BATCHES if size <= len(first)), default=0.0)
+        best = max(best, (rate, choices, chain(first, greedy)), key=lambda batch: batch[0])
+    _, choices, taken = best
+    return [choices[run.index] for run in islice(taken, count)]
 
 
 def _options(
@@ -215,25 +221,30 @@ def _in_valley(runs: Moments) -> NDArray[np.bool_]:
     return inside
 
 
-def _batch(
-    know: Knowledge, choices: list[Proposal], costs: Array, budget: float, count: int
-) -> tuple[float, list[Proposal]]:
-    """Runs at one scale by greedy knowledge gradient per cost: the best rate over batch sizes, and `count` of them.
+@dataclass(frozen=True)
+class _Taken:
+    """A run of a greedy batch: which, how it shifts the target's mean given those before it, and what it counts."""
+
+    index: int
+    shifts: Array
+    cost: float
+
+
+def _greedy(know: Knowledge, costs: Array, budget: float) -> Iterator[_Taken]:
+    """Runs at one scale, each the one with the best knowledge gradient per cost given those before it.
 
     However little it costs, a run counts as a small share of what is left: each takes thought, and a search of a
     thousand of the cheapest is none that anybody waits for.
     """
     least = 0.0 if math.isinf(budget) else budget / ENOUGH
-    taken: list[int] = []
-    rows: list[Array] = []
-    rate = 0.0
-    while len(taken) < max(count, LOOKAHEAD) and (possible := np.isfinite(costs) & (costs <= budget)).any():
+    while (possible := np.isfinite(costs) & (costs <= budget)).any():
         best = know.best(np.where(possible, np.maximum(costs, least), np.inf))
-        taken, rows, budget = [*taken, best], [*rows, know.shifts[best]], budget - costs[best]
-        know = know.given(best)
-        if len(taken) in (1, 2, LOOKAHEAD):
-            rate = max(rate, know.joint(np.array(rows)) / np.maximum(costs[taken], least).sum())
-    return rate, [choices[i] for i in taken[:count]]
+        yield _Taken(best, know.shifts[best], max(costs[best], least))
+        budget, know = budget - costs[best], know.given(best)
+
+
+def _rate(know: Knowledge, batch: Sequence[_Taken]) -> float:
+    return know.joint(np.array([run.shifts for run in batch])) / sum(run.cost for run in batch)
 
 
 # What is best
