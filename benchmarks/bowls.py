@@ -40,10 +40,15 @@ def _course(seed: int, width: float) -> float:
 
 @dataclass(frozen=True)
 class Bowl:
-    """loss = 1.5 + 2.5 width^-0.3 + sum_j c_j (ln v_j - ln best_j(width))^2 + noise; long: weight decay times lr."""
+    """loss = 1.5 + 2.5 width^-0.3 + sum_j c_j (ln v_j - ln best_j(width))^2 + noise; long: weight decay times lr.
+
+    The optimum's drift per nat of width is of the order of `moves`.
+    """
 
     seed: int
     long: bool = False
+    moves: float = 0.2
+    noise: float = NOISE
     parametrization = "mup-adamw"
     space = tuner.SearchSpace(
         {
@@ -62,7 +67,7 @@ class Bowl:
         total = 0.0
         for name, dimension in self.space.items():
             best = math.log(dimension.decode(rng.uniform(0.25, 0.75)))
-            drift = 0.2 * math.log(256 / 32) * rng.standard_normal() * (name == "lr")
+            drift = self.moves * math.log(256 / 32) * rng.standard_normal() * (name == "lr")
             value = math.log(params[name])
             if self.long and name == "weight_decay":
                 value += math.log(params["lr"] / self.space["lr"].decode(0.5))
@@ -71,8 +76,12 @@ class Bowl:
         return total
 
     def __call__(self, params: Params, scale: Scale, seed: int) -> float:
-        noise = NOISE * np.random.default_rng(seed).standard_normal()
-        return 1.5 + 2.5 * scale["width"] ** -0.3 + self.excess(params, scale["width"]) + noise
+        noise = self.noise * np.random.default_rng(seed).standard_normal()
+        return self.best(scale["width"]) + self.excess(params, scale["width"]) + noise
+
+    @staticmethod
+    def best(width: float) -> float:
+        return 1.5 + 2.5 * width**-0.3
 
 
 METHODS: dict[str, Method] = {

@@ -5,8 +5,9 @@
 Predicted: a search of the tuner spends 0.5 target runs on proxies, and `tuner.breakeven` takes its constants from that
 record. Measured: searches that draw K rows at random at one scale and keep the best, scored by the target's rows, 2,000
 draws for each K; from below at the proxy that loses least for its cost, the run at the target paid for. The crossing is
-the total from which on the direct search loses less on average; a loss within a run's noise counts as that noise. Ridge
-(width 8192, proxies 256 to 2048) is drawn anew.
+the total from which on the direct search loses less on average; a loss within a run's noise counts as that noise. Of
+ridge (width 8192, proxies 256 to 2048) and of bowls (`benchmarks.bowls`, width 256, proxies 16 to 64, another bowl
+every seed) the rows are drawn.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 import tuner
+from benchmarks.bowls import Bowl
 from benchmarks.recorded import problem
 from objectives.ridge import RandomFeatures
 from tuner.engine import recommend
@@ -32,14 +35,18 @@ from tuner.methods.transfer import Transfer
 from tuner.problem import Problem
 from tuner.replay import Replay
 from tuner.scale import Scale
-from tuner.space import Params
+from tuner.space import Params, SearchSpace
 from tuner.theorem import Proxy, Sizes, Span
 from tuner.transfer import judge
 from tuner.trial import Observation
 
-PROBLEMS = ("ridge", "429M/22.7B", "268M/25B", "537M/10B", "protein", "segment")
+PROBLEMS = ("ridge", "bowl that moves", "bowl that moves far", "429M/22.7B", "268M/25B", "537M/10B", "protein")
 PILOT = 0.5  # target runs
 DRAWS, TOTALS = 2000, np.geomspace(1.01, 512, 80)
+ROWS = 10_000  # of an oracle, at each scale
+MOVES = {"bowl that moves": 0.2, "bowl that moves far": 0.8}
+ORACLES = ("ridge", *MOVES)
+BOWL = Scale(width=256), tuple(Scale(width=w) for w in (16, 32, 64))
 RIDGE = Scale(width=8192), tuple(Scale(width=w) for w in (256, 512, 1024, 2048))
 
 
@@ -74,7 +81,10 @@ class Truth:
         return float(TOTALS[0]) if not len(behind) else float(np.append(TOTALS, np.inf)[behind[-1] + 1])
 
 
-def recorded(replay: Replay) -> Truth:
+@cache
+def recorded(name: str) -> Truth:
+    with tempfile.TemporaryDirectory() as folder:
+        replay = Replay.of(problem(name, Path(folder)))
     asked, table, truth = replay.problem, replay.table, replay.truth
     rows = {}
     for scale in (*asked.proxies, asked.target):
@@ -88,17 +98,36 @@ def recorded(replay: Replay) -> Truth:
     return Truth(rows, {scale: table.cost_at(scale) / whole for scale in rows}, asked.target)
 
 
-def ridge_truth() -> Truth:
-    objective, (target, proxies) = RandomFeatures(), RIDGE
-    rng, best = np.random.default_rng(0), objective.optimum(target["width"])[1]
-    rows = {}
+class Oracle(Protocol):
+    """An objective whose noise-free loss is a formula."""
+
+    space: SearchSpace
+    noise: float
+
+    def cost(self, params: Params, scale: Scale) -> float: ...
+
+
+def oracle(name: str, seed: int) -> tuple[Oracle, Scale, Sequence[Scale], Callable[[Params, float], float]]:
+    """With its target, its proxies, and the noise-free loss above the best at a width; a bowl differs with the seed."""
+    if name == "ridge":
+        ridge = RandomFeatures()
+        return ridge, *RIDGE, lambda params, width: ridge.risk(params["ridge"], width) - ridge.optimum(width)[1]
+    bowl = Bowl(seed, moves=MOVES[name], noise=0.003)
+    return bowl, *BOWL, bowl.excess
+
+
+def drawn(name: str, seed: int) -> Truth:
+    """Settings at random, as a search would draw them, at each scale."""
+    objective, target, proxies, excess = oracle(name, seed)
+    rng = np.random.default_rng(seed)
+    rows, best = {}, RandomFeatures().optimum(target["width"])[1] if name == "ridge" else Bowl.best(target["width"])
     for scale in (*proxies, target):
-        ridges = objective.space["ridge"]
-        values = [float(ridges.decode(u)) for u in rng.random(1500)]
-        losses = [objective.risk(v, scale["width"]) + objective.noise * rng.standard_normal() for v in values]
-        rows[scale] = np.array(losses), np.array([objective.risk(v, target["width"]) / best - 1 for v in values])
-    whole = objective.cost({}, target)
-    return Truth(rows, {scale: objective.cost({}, scale) / whole for scale in rows}, target)
+        params = [objective.space.decode(u) for u in rng.random((ROWS, len(objective.space)))]
+        noise = objective.noise * rng.standard_normal(ROWS)
+        losses = np.array([excess(p, scale["width"]) for p in params]) + noise
+        rows[scale] = losses, np.array([excess(p, target["width"]) for p in params]) / best
+    middle = objective.space.middle
+    return Truth(rows, {s: objective.cost(middle, s) / objective.cost(middle, target) for s in rows}, target)
 
 
 @dataclass(frozen=True)
@@ -116,8 +145,8 @@ class Pilot(Transfer):
 
 def predicted(name: str, seed: int) -> tuple[np.ndarray, float, str] | None:
     """Draws of the crossing from a pilot search, the noise as the truth is told, and its verdict; None: no law."""
-    if name == "ridge":
-        objective, (target, proxies) = RandomFeatures(), RIDGE
+    if name in ORACLES:
+        objective, target, proxies, _ = oracle(name, seed)
         with tuner.create_study(objective=objective, target=target, proxies=proxies, seed=seed) as study:
             study.optimize(objective, PILOT)
             asked, seen = study.problem, list(study.observations)
@@ -149,18 +178,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("forkserver"), initializer=settle_in) as pool:
         for name in chosen.problems.split(","):
-            if name == "ridge":
-                truth = ridge_truth()
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    truth = recorded(Replay.of(problem(name, Path(folder))))
-            jobs = [pool.submit(predicted, name, seed) for seed in range(chosen.seeds)]
-            found = [told for job in jobs if (told := job.result()) is not None]
-            spans = [Span.of(draws) for draws, _, _ in found]
-            measured = [truth.crossing(noise) for _, noise, _ in found]
+            jobs = {seed: pool.submit(predicted, name, seed) for seed in range(chosen.seeds)}
+            found = {seed: told for seed, job in jobs.items() if (told := job.result()) is not None}
+            truths = {seed: drawn(name, seed) if name in ORACLES else recorded(name) for seed in found}
+            spans = [Span.of(draws) for draws, _, _ in found.values()]
+            measured = [truths[seed].crossing(noise) for seed, (_, noise, _) in found.items()]
             ratios = [s.middle / m if s.middle != m else 1.0 for s, m in zip(spans, measured, strict=True)]
             covered = sum(s.low <= m <= s.high for s, m in zip(spans, measured, strict=True))
-            verdicts = " ".join(sorted(v for _, _, v in found))
+            verdicts = " ".join(sorted(v for _, _, v in found.values()))
             cells = [quartiles(measured), quartiles([s.middle for s in spans]), quartiles(ratios)]
             lacking = chosen.seeds - len(spans)
             print(f"| {name} | {' | '.join(cells)} | {covered} of {len(spans)} | {lacking} | {verdicts} |", flush=True)
