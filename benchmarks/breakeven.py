@@ -36,7 +36,7 @@ from tuner.problem import Problem
 from tuner.replay import Replay
 from tuner.scale import Scale
 from tuner.space import Params, SearchSpace
-from tuner.theorem import Proxy, Sizes, Span
+from tuner.theorem import Sizes, Span
 from tuner.transfer import judge
 from tuner.trial import Observation
 
@@ -164,7 +164,7 @@ def _crossing(asked: Problem, seen: list[Observation], seed: int) -> tuple[np.nd
     if told.law is None:
         return None
     sizes = Sizes.of(asked, seen)
-    below = [Proxy(sizes(scale), sizes.cost(scale)) for scale in sizes.below(asked.proxies)]
+    below = told.law.proxies(sizes, asked.proxies)
     return told.law.break_even(below, answer.noise), answer.noise / abs(answer.loss), told.verdict
 
 

@@ -68,7 +68,7 @@ def test_a_search_in_which_everything_diverged_has_a_bill_a_verdict_and_no_answe
     told = json.loads(ran.stdout)
     assert (told["verdict"], told["recommendation"], told["trials"]) == ("undetermined", {}, 3)
     assert told["ledger"]["verification"] is None
-    assert "none with a finite loss: lower the ranges of the space" in ran.stderr
+    assert "all 3 runs that finished diverged: lower the ranges of the space" in ran.stderr
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

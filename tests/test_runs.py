@@ -110,7 +110,7 @@ def test_a_table_where_everything_diverged_has_a_verdict_and_no_answer(tmp_path)
     assert ran.exit_code == 0, ran.stderr
     told = json.loads(ran.stdout)
     assert (told["verdict"], told["recommendation"], told["loss"]["mean"]) == ("undetermined", {}, None)
-    assert told["reasons"] == ["52 runs finished, none with a finite loss: lower the ranges of the space"]
+    assert told["reasons"] == ["all 52 runs that finished diverged: lower the ranges of the space"]
     assert "Nothing can be recommended at width 512: undetermined" in ran.stderr
 
 

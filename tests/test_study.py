@@ -133,7 +133,13 @@ def test_a_callback_is_told_after_each_change():
 def test_a_tolerance_stops_the_search_when_the_regret_is_below_it():
     study = made()
     assert study.optimize(bowl, 20 * RUN, tolerance=1e6) == "tolerance"
+    assert study.transfer().allowed.name == "the tolerance"
+    with pytest.raises(BadInput, match="tolerance: must be a relative regret"):
+        study.optimize(bowl, 20 * RUN, tolerance=-1)
+    assert study.transfer().allowed.name == "the tolerance"  # nothing of what was refused is kept
     assert len(study.entries) == 2  # twice the hyperparameters, at least
+    assert study.optimize(bowl, 20 * RUN, tolerance="noise") == "noise"
+    assert study.transfer().allowed.name == "a run's noise"
 
 
 def test_noise_stops_the_search_when_one_run_could_not_tell():

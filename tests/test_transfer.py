@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tuner import engine
-from tuner.doubts import renamed
+from tuner.doubts import _wider
 from tuner.errors import BadInput
 from tuner.landscape import DRAWS, Landscape, exponent
 from tuner.parametrization import applied, preset
@@ -38,8 +38,12 @@ def study(drift=0.0, rule=None, widths=WIDTHS, runs=9, best=3e-3, around=None):
     return problem, observations
 
 
-def holds(span, truth):
-    """Within three deviations, of which 90 % take 1.645: which one of ten intervals misses depends on rounding."""
+def holds(span, truth, width):
+    """Within three deviations, of which 90 % take 1.645: which one of ten intervals misses depends on rounding.
+
+    And no wider than `width` times the truth: who says nothing is never wrong.
+    """
+    assert span.high - span.low < width * abs(truth)
     return abs(span.middle - truth) < 3 / 1.645 * (span.high - span.low) / 2
 
 
@@ -67,8 +71,8 @@ def test_a_draw_without_a_gap_at_any_scale_says_nothing_and_breaks_nothing():
 def test_transfer_is_fast_or_weak_by_where_the_interval_of_beta_over_alpha_lies():
     def pace(low, high, told=True):
         ratio = np.linspace(low, high, 201)
-        constants = [np.ones(201)] * 4
-        return _pace(Law(1, 1, 2.0, *constants, ratio, told))
+        ones = np.ones(201)
+        return _pace(Law(ones, 1, 2.0, ones, ones, ones, ones, ratio, told))
 
     assert pace(0.55, 1.4) == "fast"
     assert pace(0.4, 0.7) == "weak"
@@ -81,7 +85,7 @@ def test_an_optimum_that_stays_transfers_and_the_gaps_are_those_of_the_formula()
     _, judged = told(*study())
     assert judged.verdict == "transfer"
     for gap in judged.gaps:
-        assert holds(gap.loss, gap.scale["width"] ** -0.5 - TARGET["width"] ** -0.5)
+        assert holds(gap.loss, gap.scale["width"] ** -0.5 - TARGET["width"] ** -0.5, width=2)
         assert gap.within > 0.9
         assert gap.rank > 0.9
     assert "unchanged in base coordinates, loses" in judged.reasons[0]
@@ -93,8 +97,8 @@ def test_a_drift_is_never_transfer_where_base_coordinates_are_raw():
     assert judged.verdict != "transfer"
     largest = judged.gaps[-1]
     assert largest.within < 0.1
-    assert holds(largest.copied, 0.1 * math.log(4) ** 2)
-    assert holds(largest.optimum, math.log(4))
+    assert holds(largest.copied, 0.1 * math.log(4) ** 2, width=2)
+    assert holds(largest.optimum, math.log(4), width=1)
     assert any("lr as width^-" in reason for reason in judged.reasons)
 
 
@@ -200,6 +204,50 @@ def test_what_the_largest_proxys_setting_loses_is_put_up_with_where_the_toleranc
     assert judge(problem, observations, answer, tolerance=1e-9).allowed.name == "a run's noise"
 
 
+def test_runs_at_scales_that_a_study_does_not_list_are_judged_like_others():
+    problem, observations = study()
+    answer = engine.recommend(problem, observations)
+    for listed in (problem.proxies[:1], problem.proxies[1:], (Scale(width=48),)):
+        judged = judge(replace(problem, proxies=listed), observations, answer)
+        assert [gap.scale["width"] for gap in judged.gaps] == list(WIDTHS)
+        assert judged.verdict == "transfer"
+
+
+def test_a_slip_of_the_record_is_not_what_was_measured():
+    """Five runs at the target; without the slip the best of width 128 is 3e-3, and it was not run there."""
+    problem, observations = study(runs=15)
+    at_target = [
+        replace(run, scale=TARGET, cost=TARGET["width"] ** 2)
+        for run in observations
+        if run.scale["width"] == 128 and run.params["lr"] > 6e-3
+    ]
+    first = next(i for i, run in enumerate(observations) if run.scale["width"] == 128 and run.params["lr"] > 6e-3)
+    observations[first] = replace(observations[first], loss=-4.0)
+    _, judged = told(problem, [*observations, *at_target])
+    assert [gap.measured for gap in judged.gaps] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "which", "wider"),
+    [
+        (Float(0.0, 0.5), "low", None),  # less than none is not to be had
+        (Float(0.2, 0.5), "low", 0.125),
+        (Float(0.1, 0.5), "low", 0.0),
+        (Float(0.0, 1.0), "high", None),  # nor more of a share than all
+        (Float(0.0, 0.5), "high", 0.625),
+        (Float(-1.0, 1.0), "high", 1.5),
+        (Float(1e-4, 1.0, log=True), "high", 10.0),
+        (Int(1, 8), "low", None),
+        (Int(2, 8), "low", 1.0),
+        (Int(2, 8), "high", 10.0),
+        (Int(16, 256, log=True), "low", 8.0),
+    ],
+)
+def test_an_end_is_widened_by_a_quarter_of_the_range_but_not_beyond_what_there_is(dimension, which, wider):
+    bound, beyond = (dimension.low, -1) if which == "low" else (dimension.high, 1)
+    assert _wider(dimension, bound, beyond) == (None if wider is None else pytest.approx(wider))
+
+
 def test_runs_larger_than_the_target_are_no_proxies():
     problem, observations = study(widths=(32, 64, 128, 2048))
     _, judged = told(problem, observations)
@@ -239,35 +287,26 @@ def test_direct_tuning_pays_where_what_proxies_tell_leaves_more_than_is_allowed(
     sizes, allowed = Sizes.of(problem), Allowed(1e-4, "a run's noise")
     gap = land.gap(problem, 0, Scale(width=128), 9, allowed, None)
     ones = np.ones(DRAWS)
-    law = Law(1, 1, 2.0, 2.5 * ones, ones, ones, ones, ones)  # a direct search takes (2.5 / 1e-4)^(1/2) runs
+    law = Law(ones, 1, 2.0, 2.5 * ones, ones, ones, ones, ones)  # a direct search takes (2.5 / 1e-4)^(1/2) runs
     left = land.corrected()
     # a median of 512 draws of |e| is known to 5 % of it, of its square to 10
     assert np.median(left) == pytest.approx(10 * (0.6745 * unknown) ** 2, rel=0.3, abs=10 * (1 / 400) ** 2)
-    verdict, said = _verdict(land, gap, law, sizes, (), allowed)
+    verdict, said = _verdict(land, gap, law, sizes, (), True, allowed)
     assert verdict == expected
+    assert _verdict(land, gap, law, sizes, (), False, allowed)[0] == "undetermined"  # a larger proxy was not tried
     assert any("takes 158 target runs of direct tuning" in text for text in said) == (expected == "direct")
-
-
-@pytest.mark.parametrize(
-    ("costs", "turns", "told"), [(0.1, "last", True), (0.1, "before", False), (1e-4, "last", False)]
-)
-def test_a_name_that_is_best_at_no_proxy_is_doubted_where_it_counts(costs, turns, told):
-    """Between two names, of which the other costs something; a run's noise is 0.002."""
-    problem = replace(study()[0], space=SearchSpace({**SPACE, "kind": Categorical(["plain", "fancy"])}))
-    pool = np.array([[0.5, u] for u in (0.25, 0.75)])
-    plain, fancy = (np.array([[0.0, costs]] * DRAWS), np.array([[costs, 0.0]] * DRAWS))
-    land = landscape(pool, np.array([plain, plain if turns == "last" else fancy, fancy]))
-    doubts = list(renamed(problem, land, Allowed(NOISE, "a run's noise")))
-    assert bool(doubts) == told
-    assert not told or doubts[0].startswith("kind is to become fancy at the target where plain is best at the largest")
 
 
 def test_an_axis_that_a_preset_says_nothing_of_has_raw_coordinates():
     """Under muP the rate is carried over width; over steps it is what it is, and here goes as steps^-0.5."""
     rule, axes = applied("mup-adamw"), (100, 200, 400, 1600)
-    assert [rule.corrects(axis) for axis in ("width", "params", "steps")] == [True, True, False]
-    assert preset("completedp-adamw").corrects("steps")
-    assert not preset("sp-adamw").corrects("width")
+    assert [rule.carries(SPACE, "lr", axis, [axis]) for axis in ("width", "params", "steps")] == [True, True, False]
+    assert preset("mup-sgd").carries(SPACE, "lr", "width", ["width"])  # by what the model does
+    assert preset("completedp-adamw").carries(SPACE, "lr", "steps", ["steps"])
+    assert not preset("sp-adamw").carries(SPACE, "lr", "width", ["width"])
+    assert preset("mup-adamw").carries(SPACE, "lr", "depth", ["params", "depth"])  # whose width depth takes from
+    share = SearchSpace({"dropout": Float(0.0, 0.5)})
+    assert not preset("mup-adamw").carries(share, "dropout", "width", ["width"])
     *proxies, target = (Scale(steps=n) for n in axes)
     problem = Problem(SPACE, target, tuple(proxies), target, rule, lambda p, s: s["steps"])
     rng, runs = np.random.default_rng(0), []

@@ -19,7 +19,7 @@ from tuner.theorem import Allowed, Law, Proxy, Sizes, Span, searched
 Array = NDArray[np.float64]
 
 DRAWS = 512  # of what is assumed
-ALLOWED = {
+RANGES = {
     "alpha": (0.01, 4.0),
     "ratio": (0.5, 2.0),
     "gap": (0.0, 1e6),
@@ -37,8 +37,7 @@ class Assumptions:
     Args:
         alpha: exponent of the loss gap. ratio: beta / alpha: at least 1/2 (Proposition 2), 1 if corrections are smooth.
         gap: B. curvature: what is lost a factor e from the optimum of one hyperparameter, above zero.
-        drift: how far the target's optimum lies from where that of the smallest proxy has it, nats; None: by the
-            deviations of the preset's prior, whose mean is corrected for.
+        drift: how far the optimum of the smallest proxy lies from the target's, nats; None: by the preset's prior.
         noise: deviation of one run at the target.
         r: exponent of the cost of a run; None: what the study's cost says.
 
@@ -55,7 +54,7 @@ class Assumptions:
     r: float | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in ALLOWED.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not (is_number(value) and low <= value <= high):
                 raise BadInput(f"assume: {name} must be a number from {low:g} to {high:g}, got {value!r}; correct it")
@@ -75,9 +74,9 @@ class Assumptions:
                 number = float(value)
             except ValueError:
                 number = math.nan
-            if name not in ALLOWED or name in found or math.isnan(number):
+            if name not in RANGES or name in found or math.isnan(number):
                 raise BadInput(
-                    f"assume: must be one of {', '.join(ALLOWED)}, each once, = and a number, got {item!r}; write for "
+                    f"assume: must be one of {', '.join(RANGES)}, each once, = and a number, got {item!r}; write for "
                     "example alpha=0.5"
                 )
             found[name] = number
@@ -90,13 +89,14 @@ class Assumptions:
         if not ranges:
             raise BadInput("assume: a numeric hyperparameter is needed, the space has none; run pilots instead")
         # of K points at random the nearest to the optimum: a ball about it of volume prod(L) / K holds one on average,
-        # and the square of its radius is Gamma(1 + 2 / h) (prod(L) / (K ball))^(2/h) in expectation
+        # and the square of its radius is Gamma(1 + 2 / h) (prod(L) / (K ball))^(2/h) in expectation, far from the ends
+        # of the ranges; with the optimum anywhere in them the expectation is more, by a third with four and 8 runs
         h, choices = searched(problem)
         search = self.curvature * math.gamma(1 + 2 / h) * (math.prod(ranges) / _ball(h)) ** (2 / h)
         drift = _drift(problem, problem.cheapest) if self.drift is None else self.drift * ones
         bias = self.curvature * drift**2 / (sizes(problem.cheapest) ** -beta - 1) ** 2
         constants = (search * ones, self.gap * ones, bias, self.alpha * ones, beta * ones)
-        return Law(h, choices, sizes.r if self.r is None else self.r, *constants)
+        return Law(h * ones, choices, sizes.r if self.r is None else self.r, *constants)
 
 
 def _ball(h: int) -> float:
@@ -105,16 +105,13 @@ def _ball(h: int) -> float:
 
 
 def _drift(problem: Problem, scale: Scale) -> Array:
-    """Draws of how far the optimum at a scale lies from where it is expected by the target's, nats, (draws,).
-
-    By the preset's prior, whose mean a search from below corrects for: what it cannot know is the deviation.
-    """
+    """Draws of how far the optimum at a scale lies from the target's by the preset's prior, nats, (draws,)."""
     rng = np.random.default_rng(0)
     moved = np.zeros((DRAWS, len(problem.space)))
     for j, (name, dimension) in enumerate(problem.space.items()):
         for axis in () if isinstance(dimension, Categorical) else problem.axes:
-            _, sd = problem.parametrization.belief(problem.space, name, axis, problem.target)
-            moved[:, j] += rng.normal(0.0, sd, DRAWS) * math.log(problem.target[axis] / scale[axis])
+            mean, sd = problem.parametrization.belief(problem.space, name, axis, problem.target)
+            moved[:, j] += rng.normal(mean, sd, DRAWS) * math.log(problem.target[axis] / scale[axis])
     found: Array = np.linalg.norm(moved, axis=1)
     return found
 
@@ -138,7 +135,7 @@ class Line:
     @staticmethod
     def of(law: Law, scale: Scale, proxy: Proxy, budget: float) -> Line:
         runs = budget / proxy.cost
-        bias, error = law.lost(proxy.size), law.missed(runs)
+        bias, error = law.biased(proxy), law.missed(runs)
         return Line(scale, proxy.cost, runs, Span.of(bias), Span.of(error), Span.of(bias + error))
 
 
@@ -183,7 +180,7 @@ class BreakEven:
         scales = sizes.below(problem.proxies)
         if not scales:
             raise BadInput(f"scale: a proxy smaller than {problem.target} is needed, got none; add one")
-        proxies = [Proxy(sizes(scale), sizes.cost(scale)) for scale in scales]
+        proxies = law.proxies(sizes, scales)
         if budget < proxies[0].cost:
             raise BadInput(
                 f"budget: must afford a run, of {proxies[0].cost:.3g} target runs at least, got {budget:g}; raise it"
@@ -211,7 +208,7 @@ class BreakEven:
 
     def as_json(self) -> dict[str, Any]:
         """Spans as {"median", "interval"}; an infinite end, never, as null."""
-        law = {name: getattr(self.law, name) for name in ("search", "gap", "bias", "alpha", "beta")}
+        law = {name: getattr(self.law, name) for name in ("h", "search", "gap", "bias", "alpha", "beta")}
         return {
             "target": dict(self.target),
             "budget": self.budget,
@@ -234,7 +231,7 @@ class BreakEven:
             "to_allowed": {"direct": self.directly.as_json(), "below": self.from_below.as_json()},
             "split": self.split.as_json(),
             "largest_model": self.largest.as_json(),
-            "constants": {"h": self.law.h, "r": self.law.r, **{n: Span.of(d).as_json() for n, d in law.items()}},
+            "constants": {"r": self.law.r, **{name: Span.of(draws).as_json() for name, draws in law.items()}},
             "axis": self.axis,
             "origin": self.origin,
             "unit": self.unit,

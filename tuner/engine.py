@@ -43,7 +43,8 @@ LOOKAHEAD = BATCHES[-1]
 POOL = 512  # points that the scales of a path share
 DRAWS = 512  # of the optimum's location
 ENOUGH = 64  # runs that what is left should at least be planned for
-SCALES_JUDGED, RUNS_JUDGED = 3, 3  # that the verdict needs: two optima can be joined by a line, three bear it out
+SCALES_JUDGED = 3  # that a verdict needs: two optima can be joined by a line, a third bears out that it goes on
+RUNS_JUDGED = 3  # with a finite loss at each of them: as many as a parabola has coefficients
 BEYOND = 0.3  # root mean square over hyperparameters, cube lengths: an answer that far from every run is a guess
 ANSWER = 320  # points near the optimum, of the answer: its interval ends lie on them
 
@@ -182,9 +183,9 @@ def _most_taught(
         know = Knowledge.of(target, runs, under_way)
         free = budget - sum(kept for scale, kept in owed.items() if scale != choices[0].scale)
         greedy = _greedy(know, np.where(_in_valley(runs), costs, np.inf), free)
-        first = list(islice(greedy, LOOKAHEAD))
-        rate = max((_rate(know, first[:size]) for size in BATCHES if size <= len(first)), default=0.0)
-        best = max(best, (rate, choices, chain(first, greedy)), key=lambda batch: batch[0])
+        if first := list(islice(greedy, LOOKAHEAD)):
+            rate = max(_rate(know, first[:size]) for size in BATCHES if size <= len(first))
+            best = max(best, (rate, choices, chain(first, greedy)), key=lambda batch: batch[0])
     _, choices, taken = best
     return [choices[run.index] for run in islice(taken, count)]
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import comb
-from scipy.stats import spearmanr
+from scipy.stats import qmc, spearmanr
 
 from tuner.posterior import SCREEN, candidates
 from tuner.problem import Problem
@@ -35,7 +35,8 @@ Array = NDArray[np.float64]
 NEAR = 32  # points near where the optimum of a scale may be
 DRAWS = 512  # of the landscape
 TINY = 1e-3  # of a gap's mean: below it a logarithm means nothing
-SPREAD = (4, 8, 16, 32)  # runs of a search that spreads them, by which its constant is told
+FILLING = 256  # space-filling points: what a search spreads is drawn from them
+SPREAD = (8, 16, 32, 64)  # runs of a search that spreads them, by which its constants are told
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,19 @@ class Landscape:
     def corrected(self) -> Array:
         """What is lost at the target by who knows the optima of all proxies and all that they tell of it, (draws,).
 
-        What they tell: least squares, over the draws, of the target's losses on the optima's places and their squares,
-        which is all there is where the landscape is a bowl and the optima are normal.
+        What they tell: least squares, over half of the draws, of the target's losses on the places of the smallest and
+        the largest proxy's optimum and their squares, by which the other half is corrected. That is all there is where
+        the landscape is a bowl, optima are normal, and the drift goes on as it went. The recommendation stays where it
+        is no worse: with many hyperparameters the draws are too few to tell.
         """
-        places = self.pool[self.lowest[:-1]].transpose(1, 0, 2).reshape(DRAWS, -1)  # (draws, proxies d)
-        known = np.hstack([np.ones((DRAWS, 1)), places, places**2])
-        target = self.losses[-1]
-        expected = known @ np.linalg.lstsq(known, target, rcond=None)[0]
-        lost: Array = target[np.arange(DRAWS), expected.argmin(1)] - target.min(1)
-        return lost
+        places = self.pool[self.lowest[[0, -2]]].transpose(1, 0, 2).reshape(DRAWS, -1)
+        known, target = np.hstack([np.ones((DRAWS, 1)), places, places**2]), self.losses[-1]
+        chosen = np.empty(DRAWS, dtype=int)
+        for told, asked in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+            expected = known[asked] @ np.linalg.lstsq(known[told], target[told], rcond=None)[0]
+            chosen[asked] = expected.argmin(1)
+        lost: Array = target[np.arange(DRAWS), chosen] - target.min(1)
+        return min(lost, self.regret("answer"), key=lambda draws: float(draws.mean()))
 
     def moved(self, problem: Problem, s: int) -> Array:
         """b: how far the optimum at a scale lies from the target's, nats, (draws,)."""
@@ -178,8 +183,8 @@ class Landscape:
             measured=measured,
         )
 
-    def law(self, problem: Problem, sizes: Sizes, scales: Sequence[Scale], search: Array) -> Law:
-        """Exponents and constants of each draw's gaps, and of a search that loses `search` (draws,) with one run."""
+    def law(self, problem: Problem, sizes: Sizes, scales: Sequence[Scale], search: tuple[Array, Array]) -> Law:
+        """Exponents and constants of each draw's gaps; `search`: as of `search_error`."""
         ratios = np.array([sizes(scale) for scale in scales])
         excess = np.array([self.excess(s) for s in range(len(scales))])
         alpha, moved = exponent(excess, ratios), np.array([self.moved(problem, s) for s in range(len(scales))])
@@ -191,7 +196,9 @@ class Landscape:
         # sums over proxies agree, so that the largest gaps count most: the small ones are mostly noise
         gap = np.maximum(excess.sum(0), 0.0) / (below**-alpha - 1).sum(0)
         bias = regrets.sum(0) / np.square(below**-beta - 1).sum(0)
-        return Law(*searched(problem), sizes.r, search, gap, bias, alpha, beta, told)
+        seen, choices = dict(zip(scales, regrets, strict=True)), searched(problem)[1]
+        constant, h = search
+        return Law(h, choices, sizes.r, constant, gap, bias, alpha, beta, told, seen)
 
 
 def exponent(gaps: Array, ratios: Array) -> Array:
@@ -211,19 +218,23 @@ def _beyond(exponents: Array) -> bool:
     return bool(np.isin(exponents, EXPONENTS[[0, -1]]).mean() > 0.5)
 
 
-def search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> Array:
-    """A: what a search that spreads K runs over the space loses at the target is A K^(-2/h); draws, (draws,).
+def search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> tuple[Array, Array]:
+    """A and h: what a search that spreads K runs over the space loses at the target is A K^(-2/h); draws, (draws,).
 
-    The expected least of K of the space-filling points' losses, over their subsets, less the least of all.
+    The expected least of K of the space-filling points' losses, over their subsets, less the least of all, by least
+    squares in logs. h is how many hyperparameters count: one that is flat, or a valley, makes it less than there are.
     """
+    (most, choices), d = searched(problem), len(problem.space)
+    filling = problem.snapped(qmc.Sobol(d, rng=np.random.default_rng(0)).random(FILLING))
+    pool = np.vstack([filling, candidates(problem, fitted, problem.target, generator)[SCREEN:]])
     with torch.no_grad():
-        known = Points(fitted, problem.inputs(candidates(problem, fitted, problem.target, generator), problem.target))
+        known = Points(fitted, problem.inputs(pool, problem.target))
         losses = known.losses(*known.draws(DRAWS, generator)).numpy()
-    spread, (h, choices) = np.sort(losses[:, :SCREEN], axis=1), searched(problem)
-    lost = []
-    for k in SPREAD:
-        chance = np.array([comb(SCREEN - 1 - i, k - 1) for i in range(SCREEN)]) / comb(SCREEN, k)
-        found = spread @ chance - losses.min(1)
-        lost.append(np.log(np.maximum(found, TINY * found.mean())) + 2 / h * np.log(max(k / choices, 1.0)))
-    constant: Array = np.exp(np.mean(lost, axis=0))
-    return constant
+    spread = np.sort(losses[:, :FILLING], axis=1)
+    chances = [comb(np.arange(FILLING)[::-1], k - 1) / comb(FILLING, k) for k in SPREAD]
+    lost = spread @ np.array(chances).T - losses.min(1)[:, None]  # (draws, K)
+    logs, runs = np.log(np.maximum(lost, TINY * lost.mean(0))), np.log(np.maximum(np.array(SPREAD) / choices, 1.0))
+    away = runs - runs.mean()
+    falls = -(logs @ away) / (away @ away) if away.any() else np.full(DRAWS, 2 / most)
+    falls = np.clip(falls, 2 / most, 2.0)
+    return np.exp(logs.mean(1) + falls * runs.mean()), 2 / falls

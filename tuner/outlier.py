@@ -49,6 +49,12 @@ def too_low(problem: Problem, observations: Sequence[Observation]) -> int | None
     return observations.index(runs[lowest]) if near >= NEIGHBOURS else None
 
 
+def borne_out(problem: Problem, observations: Sequence[Observation]) -> list[Observation]:
+    """The runs without the one that is too low to be true."""
+    slip = too_low(problem, observations)
+    return [run for i, run in enumerate(observations) if i != slip]
+
+
 def _gap(losses: NDArray[np.float64], group: NDArray[np.int_]) -> tuple[float, int]:
     """How far the lowest of a scale is below the second, and which it is."""
     lowest, second = group[losses[group].argsort()[:2]]

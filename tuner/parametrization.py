@@ -128,12 +128,14 @@ class Parametrization:
         exponents: role or hyperparameter -> axis -> gamma.
         theory: (role, axis) -> mean and standard deviation of d ln(raw optimum) / d ln(axis).
         limits: axes along which the model, and so its optimum, has a limit.
+        claims: axes over which it claims that base values stay, by its exponents or by what the model does.
     """
 
     name: str = "none"
     exponents: Table = field(default_factory=dict)
     theory: Theory = field(default_factory=dict)
     limits: frozenset[str] = frozenset()
+    claims: frozenset[str] = frozenset()
 
     def exponent(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> float:
         """gamma of one hyperparameter along one axis, in a study whose scales have these axes.
@@ -168,11 +170,10 @@ class Parametrization:
             mean += self.theory.get((role, "steps"), UNKNOWN)[0]
         return mean - self.exponent(space, name, axis, axes), sd
 
-    def corrects(self, axis: str) -> bool:
-        """Whether anything is carried over an axis, by its exponents or, where the model applies them, its preset's."""
-        tables = [*self.exponents.values(), *PRESETS[self.name].exponents.values()]
-        through = {"params": "width", "steps": "tokens"}.get(axis, axis)
-        return any(axis in table or through in table for table in tables)
+    def carries(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> bool:
+        """Whether a hyperparameter's base value is meant to stay along an axis; if not, it is a raw one there."""
+        claimed = axis in self.claims and space.role(name) not in REGULARISERS
+        return claimed or self.exponent(space, name, axis, axes) != 0
 
     def endless(self, axis: str) -> float:
         """Share of a belief's variance that a drift without an end has."""
@@ -207,13 +208,15 @@ REGULARISERS = frozenset({"dropout", "stochastic_depth", "label_smoothing", "mix
 def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
     """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
     claims = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
-    return Parametrization(name, exponents, {**horizon, **claims}, _WIDE)
+    return Parametrization(name, exponents, {**horizon, **claims}, limits=_WIDE, claims=_WIDE)
 
 
 def _over_depth(name: str, exponents: Table, data: Theory) -> Parametrization:
     """A preset of muP that claims to hold over depth as well."""
     mup = _mup(name, exponents, {**_ADAM_HORIZON, **data})
-    return replace(mup, theory={**mup.theory, **_OVER_DEPTH, **data}, limits=_WIDE | {"depth"})
+    deep = _WIDE | {"depth"}
+    claims = deep | {axis for _, axis in data}
+    return replace(mup, theory={**mup.theory, **_OVER_DEPTH, **data}, limits=deep, claims=claims)
 
 
 def _beliefs(exponents: Table) -> Theory:

@@ -20,7 +20,7 @@ from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from tuner.outlier import too_low
+from tuner.outlier import borne_out
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
@@ -102,8 +102,7 @@ def _mutated(problem: Problem, points: Array, rng: np.random.Generator) -> Array
 
 def fit_of(problem: Problem, observations: Sequence[Observation], seed: int) -> Fit:
     """The weighted set of processes: theta is climbed to when the runs are some more, and weighed anew at every run."""
-    slip = too_low(problem, observations)
-    observations = [run for i, run in enumerate(observations) if i != slip]
+    observations = borne_out(problem, observations)
     settled = _mark(len(observations), REFITS)
     if len(observations) - settled > SINCE:  # a long table: its last rows are thinned like the others
         settled = len(observations)

@@ -337,10 +337,10 @@ class Study:
             BadInput: a budget that affords no run, a bad objective, or the first trials all broke.
         """
         checked_budget(budget) if self.entries else self.check_budget(budget)
-        if is_number(tolerance):
-            self.tolerance = float(tolerance or 0.0)
         if tolerance not in (None, "noise") and not (is_number(tolerance) and float(tolerance) > 0):
             raise BadInput(f'tolerance: must be a relative regret above zero or "noise", got {tolerance!r}; correct it')
+        if tolerance is not None:
+            self.tolerance, self._told = 0.0 if tolerance == "noise" else float(tolerance), (None, None)
         runner, objective = self._runner(objective, workers, executor)
         stack = STACK if hasattr(objective, "train_many") and not self.method.direct else 1
         asked = {entry.trial.number for entry in self.entries if entry.state == RUNNING}  # by hand, and still out
@@ -425,7 +425,9 @@ class Study:
     def transfer(self) -> Transfer:
         """Whether transfer holds here: gaps, rates, the verdict and its reasons."""
         if not self.observations or self.all_diverged:
-            why = f"{len(self.observations)} runs finished, none with a finite loss: lower the ranges of the space"
+            why = f"all {len(self.observations)} runs that finished diverged: lower the ranges of the space"
+            if not self.observations:
+                why = "no run has finished: nothing can be said of transfer"
             reasons = (why, *map(str, self.record.evidence))
             return Transfer("undetermined", reasons, Allowed(math.nan, NOISE), Sizes.of(self.problem))
         return self._answered()[1]

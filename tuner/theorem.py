@@ -17,7 +17,7 @@ That the optimum of s is used as it is makes c an upper end for a search that co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +134,7 @@ class Sizes:
 
     def below(self, scales: Sequence[Scale]) -> list[Scale]:
         """Those that are smaller than the target and cost less, cheapest first."""
-        return sorted((s for s in scales if self(s) < 1 and self.cost(s) < 1), key=self.cost)
+        return sorted((s for s in scales if self(s) < 1 and self.cost(s) < 1), key=lambda s: (self.cost(s), self(s)))
 
 
 def searched(problem: Problem) -> tuple[int, int]:
@@ -145,10 +145,15 @@ def searched(problem: Problem) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Proxy:
-    """A size to search at, and what a run there costs, target runs."""
+    """A size to search at, and what a run there costs, target runs.
+
+    Args:
+        lost: c, where runs there tell it, (draws,); None: by the power law.
+    """
 
     size: float
     cost: float
+    lost: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,13 +161,15 @@ class Law:
     """The constants, as draws: each an array (draws,), losses in the loss's units.
 
     Args:
-        h: hyperparameters that are searched. choices: combinations of the categorical ones, each searched by itself.
+        h: hyperparameters that are searched and count. choices: combinations of the categorical ones, each searched by
+            itself.
         r: exponent of the cost of a run.
         search: A. gap: B. bias: C. alpha, beta: exponents.
         told: whether the runs tell beta; if not it is drawn between alpha / 2 and alpha, where theory has it.
+        seen: c at scales where runs tell it, which the power law is only near to.
     """
 
-    h: int
+    h: Array = field(repr=False)
     choices: int
     r: float
     search: Array = field(repr=False)
@@ -171,6 +178,7 @@ class Law:
     alpha: Array = field(repr=False)
     beta: Array = field(repr=False)
     told: bool = True
+    seen: Mapping[Scale, Array] = field(default_factory=dict, repr=False)
 
     @property
     def ratio(self) -> Array:
@@ -182,6 +190,14 @@ class Law:
         found: Array = self.bias * (size**-self.beta - 1) ** 2
         return found
 
+    def proxies(self, sizes: Sizes, scales: Sequence[Scale]) -> list[Proxy]:
+        """Those of the scales to search at, cheapest first, with what runs tell of them."""
+        return [Proxy(sizes(scale), sizes.cost(scale), self.seen.get(scale)) for scale in sizes.below(scales)]
+
+    def biased(self, proxy: Proxy) -> Array:
+        """c of a proxy, (draws,)."""
+        return self.lost(proxy.size) if proxy.lost is None else proxy.lost
+
     def missed(self, runs: float | Array) -> Array:
         """e: what a search of some runs loses; infinite for less than one."""
         runs = np.asarray(runs, dtype=float)
@@ -191,7 +207,7 @@ class Law:
 
     def below(self, total: float | Array, proxy: Proxy) -> Array:
         """Regret of a search at one proxy, the target's own run paid from the total."""
-        return self.lost(proxy.size) + self.missed((np.asarray(total) - 1) / proxy.cost)
+        return self.biased(proxy) + self.missed((np.asarray(total) - 1) / proxy.cost)
 
     def runs(self, regret: Array) -> Array:
         """How many a search needs to lose no more than that, (draws,); infinite where that is nothing."""
@@ -203,7 +219,7 @@ class Law:
 
         (draws,) each. The best is the one with the smallest median; infinite where it is biased by more.
         """
-        costs = [1 + proxy.cost * self.runs(regret - self.lost(proxy.size)) for proxy in proxies]
+        costs = [1 + proxy.cost * self.runs(regret - self.biased(proxy)) for proxy in proxies]
         return self.runs(np.full_like(self.search, regret)), min(costs, key=lambda c: float(np.median(c)))
 
     def break_even(self, proxies: Sequence[Proxy], noise: float) -> Array:

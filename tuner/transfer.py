@@ -7,8 +7,9 @@ nobody could tell from nothing, or than the tolerance where that is more.
 
 | verdict      | with probability SURE                                                                          |
 |--------------|------------------------------------------------------------------------------------------------|
-| transfer     | the setting that is best at the largest proxy, unchanged in base coordinates, loses nothing    |
-| corrected    | the recommendation loses nothing; the unchanged setting does, or may                           |
+| transfer     | the setting that is best at the largest proxy, unchanged in base coordinates, loses nothing;   |
+|              | and transfer is not weak, and no optimum moves in coordinates that are raw ones                |
+| corrected    | the recommendation loses nothing, and the verdict is not transfer                              |
 | direct       | neither; and tuning the target itself costs less than from below, corrected as well as can be  |
 | undetermined | none of these, or the runs contradict each other, or are at fewer than three scales             |
 """
@@ -22,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tuner.doubts import ENOUGH, FEWEST, all_diverged, at_the_border, jumped, renamed, too_few
-from tuner.engine import propose
+from tuner.doubts import all_diverged, at_the_border, jumped, too_few
+from tuner.engine import RUNS_JUDGED, SCALES_JUDGED, propose
 from tuner.landscape import DRAWS, AtScale, Gap, Landscape, search_error
+from tuner.outlier import borne_out
 from tuner.posterior import answers, fit_of, generator_of, one_thread
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
@@ -119,36 +121,38 @@ def judge(
         tolerance: relative regret that is put up with, where it is more than a run's noise.
         evidence: what was measured beside the runs.
     """
-    allowed, sizes, rule = Allowed.of(answer, tolerance), Sizes.of(problem, observations), problem.parametrization
+    allowed, sizes = Allowed.of(answer, tolerance), Sizes.of(problem, observations)
     runs = by_scale(run.scale for run in observations if not run.diverged)
     counts = {scale: len(group) for scale, group in runs.items()}
-    told = [scale for scale in sizes.below(list(counts)) if counts[scale] >= ENOUGH]
-    if len(told) + (counts.get(problem.target, 0) >= ENOUGH) < FEWEST:
-        return Transfer("undetermined", (too_few(problem, counts), *map(str, evidence)), allowed, sizes)
+    told = [scale for scale in sizes.below(list(counts)) if counts[scale] >= RUNS_JUDGED]
+    if len(told) + (counts.get(problem.target, 0) >= RUNS_JUDGED) < SCALES_JUDGED:
+        why = (*all_diverged(observations), too_few(problem, sizes, counts), *map(str, evidence))
+        return Transfer("undetermined", why, allowed, sizes)
     proxies = [told[round(i)] for i in np.linspace(0, len(told) - 1, min(SCALES, len(told)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
-    left = _left_out(problem, observations, proxies, seed) if len(proxies) >= FEWEST else {}
+    left = _left_out(problem, observations, proxies, seed) if len(proxies) >= SCALES_JUDGED else {}
     settings |= {name: place for name, (place, _) in left.items()}
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
     gaps = tuple(
-        land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, observations, scale))
+        land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, borne_out(problem, observations), scale))
         for s, scale in enumerate(proxies)
     )
     law = land.law(problem, sizes, proxies, search_error(problem, fitted, generator))
     tests = _tests(land, proxies, gaps[-1], allowed, {name: most for name, (_, most) in left.items()})
     doubts = [*at_the_border(problem, land), *all_diverged(observations)]
     doubts += [f"{test}: {test.otherwise}" for test in tests if test.otherwise and test.more >= SURE]
-    doubts += [*jumped(problem, fitted, land, allowed), *renamed(problem, land, allowed)]
-    moved = [told for told, axis, (_, low, high) in _drifts(answer) if low * high > 0 and not rule.corrects(axis)]
-    verdict, said = _verdict(land, gaps[-1], law, sizes, moved, allowed)
+    doubts += jumped(problem, fitted, land, allowed)
+    moved = [told for told, (_, low, high), carried in _drifts(problem, answer) if low * high > 0 and not carried]
+    nearest = sizes.below(problem.proxies)[-1:] in ([], [proxies[-1]])
+    verdict, said = _verdict(land, gaps[-1], law, sizes, moved, nearest, allowed)
     failed = [str(found) for found in evidence if found.verdict == "fail"]
     if doubts or verdict == "undetermined":
         said += _settling(problem, observations, seed)
     if doubts or failed:
         verdict = "undetermined"
     others = [str(found) for found in evidence if found.verdict != "fail"]
-    reasons = [*failed, *doubts, *said, *_further(gaps, law, sizes, tests, answer), *others]
+    reasons = [*failed, *doubts, *said, *_further(problem, gaps, law, sizes, tests, answer), *others]
     losses = tuple(land.at(s, scale) for s, scale in enumerate([*proxies, problem.target]))
     return Transfer(verdict, tuple(reasons), allowed, sizes, gaps, losses, tests, law)
 
@@ -178,10 +182,10 @@ def _tests(
 
 
 def _measured(problem: Problem, observations: Sequence[Observation], scale: Scale) -> float | None:
-    """c_{n -> N} from runs alone, means over replicates; None with fewer than ENOUGH settings at the target."""
+    """c_{n -> N} from runs alone, means over replicates; None with fewer than RUNS_JUDGED settings at the target."""
     there, here = (_means(problem, observations, at) for at in (problem.target, scale))
     best, finite = min(here, key=lambda setting: here[setting]), [loss for loss in there.values() if np.isfinite(loss)]
-    return there[best] - min(finite) if len(finite) >= ENOUGH and best in there else None
+    return there[best] - min(finite) if len(finite) >= RUNS_JUDGED and best in there else None
 
 
 def _means(problem: Problem, observations: Sequence[Observation], scale: Scale) -> dict[tuple[float, ...], float]:
@@ -213,9 +217,10 @@ def _left_out(
 ) -> dict[str, tuple[Array, float]]:
     """What would have been answered without the smallest proxy; and, from the others, for the largest: as `_best`."""
     smallest, largest = proxies[0], proxies[-1]
-    others = tuple(scale for scale in problem.proxies if scale != smallest)
+    scales = [scale for scale in by_scale(run.scale for run in observations) if scale != problem.target]
+    others = tuple(scale for scale in scales if scale != smallest)
     most = problem.run_cost(largest)  # which others may share
-    below = tuple(scale for scale in problem.proxies if scale != largest and problem.run_cost(scale) <= most)
+    below = tuple(scale for scale in scales if scale != largest and problem.run_cost(scale) <= most)
     return {
         "without the smallest": _best(
             replace(problem, proxies=others), [run for run in observations if run.scale != smallest], seed
@@ -227,9 +232,14 @@ def _left_out(
 
 
 def _verdict(
-    land: Landscape, gap: Gap, law: Law, sizes: Sizes, moved: Sequence[str], allowed: Allowed
+    land: Landscape, gap: Gap, law: Law, sizes: Sizes, moved: Sequence[str], nearest: bool, allowed: Allowed
 ) -> tuple[str, list[str]]:
-    """The word, and the numbers behind it. `moved`: drifts in coordinates that are raw ones."""
+    """The word, and the numbers behind it.
+
+    Args:
+        gap: of the largest proxy that has runs. nearest: whether no larger one is to be had.
+        moved: drifts in coordinates that are raw ones.
+    """
     lost = land.regret("answer")
     within = float((lost <= allowed.loss).mean())
     said = [
@@ -246,7 +256,7 @@ def _verdict(
         said.append(f"base coordinates are raw ones here, and the optimum moves in them: {', '.join(moved)}")
     if within >= SURE:
         return "corrected", said
-    if max(within, gap.within) <= 1 - SURE:
+    if max(within, gap.within) <= 1 - SURE and nearest:
         # from below: a search at the largest proxy that corrects for the drift by all that proxies tell of it
         left = land.corrected()
         directly = law.runs(np.full(DRAWS, allowed.loss))
@@ -264,24 +274,25 @@ def _settling(problem: Problem, observations: Sequence[Observation], seed: int) 
     """The run that would teach most."""
     for run in propose(problem, observations, seed=seed):
         raw = problem.to_raw(run.params, run.scale)
-        params = ", ".join(f"{name} {v if isinstance(v, str) else format(v, '.3g')}" for name, v in raw.items())
+        params = ", ".join(f"{name} {format(v, '.3g') if isinstance(v, float) else v}" for name, v in raw.items())
         share = problem.cost(run.params, run.scale) / problem.cost(run.params, problem.target)
         yield f"the run that would teach most is {params} at {run.scale}, for {share:.2g} target runs"
 
 
-def _drifts(answer: Recommendation) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
-    """In words, its axis, and its numbers."""
+def _drifts(problem: Problem, answer: Recommendation) -> Iterator[tuple[str, tuple[float, float, float], bool]]:
+    """In words, in numbers, and whether the parametrization carries that hyperparameter along that axis."""
     for name, axes in answer.drift.items():
         for axis, (mean, low, high) in axes.items():
-            yield f"{name} as {axis}^{mean:.2f} ({low:.2f} .. {high:.2f})", axis, (mean, low, high)
+            carried = problem.parametrization.carries(problem.space, name, axis, problem.target)
+            yield f"{name} as {axis}^{mean:.2f} ({low:.2f} .. {high:.2f})", (mean, low, high), carried
 
 
 def _further(
-    gaps: Sequence[Gap], law: Law, sizes: Sizes, tests: Sequence[Test], answer: Recommendation
+    problem: Problem, gaps: Sequence[Gap], law: Law, sizes: Sizes, tests: Sequence[Test], answer: Recommendation
 ) -> Iterator[str]:
     """What else is known: tests that were passed, the ranks, the drift, and the rates."""
     for test in tests:
-        if test.otherwise:
+        if test.otherwise and test.more < SURE:
             yield f"{test}: {test.more:.2f} is the probability that this is more"
     yield (
         f"settings rank at {gaps[0].scale} as at the target with a correlation of {gaps[0].rank:.2f}, at "
@@ -290,7 +301,7 @@ def _further(
     for gap in gaps:
         if gap.measured is not None:
             yield f"measured: the best run of {gap.scale}, unchanged, lost {gap.measured:.3g} at the target"
-    if drifts := [told for told, *_ in _drifts(answer)]:
+    if drifts := [told for told, *_ in _drifts(problem, answer)]:
         yield f"raw optima move: {', '.join(drifts)}"
     pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
     seen = "beta is not told"

@@ -50,7 +50,7 @@ def kappa_hat(at: Array, small: Array, large: Array, bent: float = 0.2, away: fl
     """The split of two widths, or None: no low-rank explanation was found, which says something too.
 
     Args:
-        at: (g,) increasing values of the hyperparameter, in the coordinate that transfers (its logarithm).
+        at: (g,) increasing values of the hyperparameter, in the coordinate that transfers (its natural logarithm).
         small, large: (g, n + 1) and (g, N + 1) `Decomposition.totals` of the runs there.
         bent: share of interior points at which a top-kappa curve may be concave.
         away: how far its minimum may lie from the loss's; None: one step of the grid.

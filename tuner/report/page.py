@@ -28,8 +28,8 @@ from tuner.study import Study
 from tuner.trial import Recommendation
 
 VERDICTS = {
-    "transfer": "the best setting of the small runs will do at the target as it is",
-    "corrected": "the recommendation will do at the target; the best setting of the small runs would not, or may not",
+    "transfer": "the best setting of the largest proxy will do at the target as it is",
+    "corrected": "the recommendation will do at the target; that the largest proxy's best setting would is not shown",
     "direct": "neither will do, and tuning the target itself is cheaper than coming closer from below",
     "undetermined": "the record does not say yet whether transfer can be trusted here",
 }

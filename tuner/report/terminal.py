@@ -187,7 +187,7 @@ def crossing(told: BreakEven) -> str:
         f"best size to search at, were any at hand: {told.size.on(SIZES)} of {size}",
         f"largest model worth training for {total}: {told.largest.on(MODELS)} of {size}",
         f"alpha {alpha}, beta {Span.of(told.law.beta).on(EXPONENTS)}{beta}, a run costs "
-        f"{told.axis}^{told.law.r:.2f}, {told.law.h} hyperparameters; {told.origin}",
+        f"{told.axis}^{told.law.r:.2f}, {Span.of(told.law.h)} hyperparameters that count; {told.origin}",
     ]
     return "\n".join(lines)
 
