@@ -188,12 +188,14 @@ class Replay:
         """Spend a budget (target runs) on rows; an entry of the `--json` contract."""
         problem, unit = self.problem, self.table.cost_at(self.problem.target)
         rows = self._rows([problem.target] if method.direct else problem.proxies)
+        prices = np.array([self._price(row) for row in rows])
+        places = {id(row.proposal): i for i, row in enumerate(rows)}
         seen: list[Observation] = []
         trace: list[dict[str, Any]] = []
         thought, spent, answer = [], 0.0, None
         while True:
             rest = budget * unit - spent
-            affordable = [row.proposal for row in rows if row.left and self._price(row) <= SLACK * rest]
+            affordable = [rows[i].proposal for i in np.flatnonzero(prices <= SLACK * rest)]
             chosen: list[Proposal] = []
             if affordable:
                 start = time.perf_counter()
@@ -204,7 +206,9 @@ class Replay:
                 trace.append({"target_runs": spent / unit, "trials": len(seen), **self.truth.score(answer)})
             if not chosen:
                 break
-            run = next(row for row in rows if row.proposal is chosen[0]).left.pop(0)
+            i = places[id(chosen[0])]
+            run = rows[i].left.pop(0)
+            prices[i] = self._price(rows[i])
             spent += run.cost
             seen.append(Observation(chosen[0].params, run.scale, run.loss, run.cost))
         known = method.known(problem, seen, seed=seed, level=0.9) if answer else None
@@ -231,7 +235,7 @@ class Replay:
 
     def _price(self, setting: _Setting) -> float:
         """What its next row must fit: its cost, and that of its scale, which is what methods plan with."""
-        return max(setting.left[0].cost, self.table.cost_at(setting.proposal.scale))
+        return max(setting.left[0].cost, self.table.cost_at(setting.proposal.scale)) if setting.left else math.inf
 
 
 @dataclass(frozen=True)
