@@ -55,7 +55,8 @@ def known():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(12, 3, generator=generator, dtype=DTYPE)
     inputs[:, 2] = math.log(1 / 16)
-    data = Data(inputs, torch.rand(12, generator=generator, dtype=DTYPE), 0.0, 1.0, 2.0)
+    told = torch.zeros(12, dtype=torch.bool)
+    data = Data(inputs, torch.rand(12, generator=generator, dtype=DTYPE), told, 0.0, 1.0, 2.0)
     return certain(frame, data)
 
 
@@ -75,7 +76,8 @@ def points(fit, count, log, seed):
 def with_run(fit, run, loss):
     """The same process with one more run: the oracle of every conditional claim."""
     data = fit.processes.data
-    more = replace(data, inputs=torch.cat([data.inputs, run]), losses=torch.cat([data.losses, loss[None]]))
+    inputs, losses = torch.cat([data.inputs, run]), torch.cat([data.losses, loss[None]])
+    more = replace(data, inputs=inputs, losses=losses, diverged=torch.zeros(13, dtype=torch.bool))
     return certain(fit.processes.frame, more)
 
 

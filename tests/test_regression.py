@@ -25,7 +25,7 @@ def runs(count, noise, seed=0, categories=0):
     zeros, choices = torch.zeros(d, 1, dtype=DTYPE), torch.tensor([0, 0] + [3] * (categories > 0))
     reach, endless = (torch.tensor([v], dtype=DTYPE) for v in (REACH, 0.1))
     frame = Frame(choices, reach, zeros, zeros + 0.02, endless)
-    return frame, Data(torch.cat([x, logs[:, None]], 1), losses, 0.0, 1.0, 20.0)
+    return frame, Data(torch.cat([x, logs[:, None]], 1), losses, torch.zeros(count, dtype=torch.bool), 0.0, 1.0, 20.0)
 
 
 @pytest.mark.parametrize("categories", [0, 3])
@@ -41,7 +41,7 @@ def test_law_and_bowl_without_noise_are_found_exactly(categories):
 
 def test_the_noise_is_that_of_the_lower_part_and_what_diverged_is_left_out():
     frame, data = runs(400, 0.4)
-    data.losses[::7] = math.inf
+    data.losses[::7], data.diverged[::7] = 1e3, True
     found = regression(frame, data)
     assert 0.1 < float(found["noise"]) < 0.4  # of the lowest quarter: less than of all
     assert found["bottom"].tolist() == pytest.approx([0.4, 0.7], abs=0.03)

@@ -303,7 +303,7 @@ def _bound_to_data(problem: Problem) -> Iterator[str]:
 def _beyond_the_runs(problem: Problem, fitted: Fit, answer: Tensor) -> Iterator[str]:
     """That no run with a finite loss lies near an answer (d + a,), the drift taken out."""
     middle, data = fitted.middle, fitted.processes.data
-    runs = data.inputs[torch.isfinite(data.losses)]
+    runs = data.inputs[~data.diverged]
     away = undrifted(problem.frame, middle.value["drift"], torch.cat([answer[None], runs]))[0]
     away = (away[1:] - away[0])[:, problem.frame.numeric]
     if not away.shape[1]:

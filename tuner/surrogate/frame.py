@@ -12,6 +12,8 @@ from torch.nn.functional import one_hot
 
 DTYPE = torch.float64
 DECADE = 10.0  # median loss over the smallest, beyond which losses are told apart by their logarithm
+ABSURD = 100.0  # times as far above the median as that is above the smallest: a loss so high is as good as diverged
+WORSE = 3.0  # units above the worst loss that was told: where a diverged run is put
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,8 @@ class Data:
 
     Args:
         inputs: (n, d + a) X.
-        losses: (n,) (y - centre) / unit; infinite where the run diverged.
+        losses: (n,) (y - centre) / unit; of a diverged run, a little worse than the worst that was told.
+        diverged: (n,) which they are; a loss that is absurdly high is as good as diverged.
         centre: y of the smallest loss seen.
         unit: the spread of y at one scale.
         spread: the spread of y over all scales, in units.
@@ -109,6 +112,7 @@ class Data:
 
     inputs: Tensor
     losses: Tensor
+    diverged: Tensor
     centre: float
     unit: float
     spread: float
@@ -122,20 +126,24 @@ class Data:
         """
         finite = torch.isfinite(losses)
         if not finite.any():
-            return Data(inputs, torch.full_like(losses, torch.inf), 0.0, 1.0, 1.0)
+            return Data(inputs, torch.full_like(losses, WORSE), ~finite, 0.0, 1.0, 1.0)
         if settled is not None and finite[:settled].any():
             finite[settled:] = False
-        y, logs = losses[finite], frame.split(inputs[finite])[1]
+        y, reaches = losses[finite], frame.split(inputs)[1] / frame.reach
         above_zero = losses[torch.isfinite(losses)].min() > 0
         log = bool(above_zero and y.median() > DECADE * y.min())
         if log:
             losses, y = losses.log(), y.log()
         middle = y.median()
         tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
-        residual = tame - _level(logs / frame.reach, tame)
+        level = _level(reaches, finite, tame)
+        residual = tame - level[finite]
         scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
         unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
-        return Data(inputs, (losses - y.min()) / unit, float(y.min()), unit, scale / unit, log)
+        diverged = losses > middle + ABSURD * max(float(middle - y.min()), unit)
+        worst = float((y - level[finite])[~diverged[finite]].max())
+        y_of = torch.where(diverged, level + worst + WORSE * unit, losses)
+        return Data(inputs, (y_of - y.min()) / unit, diverged, float(y.min()), unit, scale / unit, log)
 
     @property
     def height(self) -> float:
@@ -152,8 +160,9 @@ class Data:
         return self.unit * sd * (loss if self.log else 1.0)
 
 
-def _level(reaches: Tensor, y: Tensor) -> Tensor:
-    """Mean loss at each run's scale: linear in l, with a ridge of one pseudo-run an axis."""
-    design = torch.cat([torch.ones_like(y)[:, None], reaches], 1)
+def _level(reaches: Tensor, told: Tensor, y: Tensor) -> Tensor:
+    """Mean loss at each scale (n,), from the runs `told`: linear in l, with a ridge of one pseudo-run an axis."""
+    every = torch.cat([torch.ones_like(reaches[:, :1]), reaches], 1)
+    design = every[told]
     ridge = torch.eye(design.shape[1], dtype=DTYPE) * torch.tensor([1e-9] + [1.0] * reaches.shape[1], dtype=DTYPE)
-    return design @ torch.linalg.solve(design.mT @ design + ridge, design.mT @ y)
+    return every @ torch.linalg.solve(design.mT @ design + ridge, design.mT @ y)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuner.surrogate.compression import FAR, compress, log_slope
+from tuner.surrogate.compression import compress, log_slope
 from tuner.surrogate.frame import Data, Frame
 from tuner.surrogate.kernel import TransferKernel
 from tuner.surrogate.mean import Bowl, LossLaw
@@ -59,21 +59,28 @@ class Processes:
         return (2 * log_sd).exp() + JITTER
 
     @cached_property
+    def scatter(self) -> Tensor:
+        """Variance of the runs about the latent function, (m, n).
+
+        Where a diverged run stands is known to a factor e: any surer and theta would bend to have many of them there.
+        """
+        return self.noise(self.data.inputs) + self.data.diverged * self.value["linear"][:, None].square()
+
+    @cached_property
     def residual(self) -> Tensor:
         """Compressed excess over the loss law, minus the bowl: (m, n), what the kernel must explain."""
         return compress(self._excess, self.value["linear"][:, None]) - self.bowl(self.data.inputs)
 
     @cached_property
     def _excess(self) -> Tensor:
-        finite = torch.isfinite(self.data.losses)
-        return torch.where(finite, torch.where(finite, self.data.losses, 0.0) - self.law(self.data.inputs), FAR)
+        return self.data.losses - self.law(self.data.inputs)
 
     @cached_property
     def factor(self) -> Tensor:
         """Cholesky factor of the prior covariance of the noisy runs, (m, n, n)."""
         x = self.data.inputs
         covariance = self.kernel.forward(x, x)
-        covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise(x))
+        covariance.diagonal(dim1=-2, dim2=-1).add_(self.scatter)
         return torch.linalg.cholesky(covariance)
 
     @cached_property
@@ -88,10 +95,9 @@ class Processes:
             Singular: theta is so extreme that the covariance is singular in float64.
         """
         x = self.data.inputs
-        fit = _LogDensity.apply(self.kernel.forward(x, x), self.noise(x), self.residual)
+        fit = _LogDensity.apply(self.kernel.forward(x, x), self.scatter, self.residual)
         slope = log_slope(self._excess, self.value["linear"][:, None])
-        best = self._excess.amin(-1)
-        above = torch.where(best < FAR, best, 0.0).relu() / ABOVE  # no run tells where all diverged
+        above = self._excess.amin(-1).relu() / ABOVE
         return fit + slope - 0.5 * self.theta.square().sum(-1) - 0.5 * above.square()
 
     def cross(self, inputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ NOISE = (0.02, 1.5)  # units, of a run: its prior's
 
 def regression(frame: Frame, data: Data) -> dict[str, Tensor] | None:
     """level, rise, alpha, curvature, bottom and noise, as blocks of theta; None where the runs are too few."""
-    finite = torch.isfinite(data.losses) & torch.isfinite(data.inputs).all(1)
+    finite = ~data.diverged & torch.isfinite(data.inputs).all(1)
     x, logs = frame.split(data.inputs[finite])
     x, losses = frame.summed(x)[:, frame.numeric], data.losses[finite]
     fits = [fit for alpha in ALPHAS if (fit := _fit(frame, x, logs, losses, alpha)) is not None]
