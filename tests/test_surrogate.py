@@ -310,6 +310,8 @@ def test_one_absurd_loss_moves_neither_centre_nor_unit():
     assert bent.diverged.nonzero().flatten().tolist() == [int(y.argmax())]  # as good as diverged
     bad = torch.where(y > y.median(), 3.0, y)  # half of the runs on a plateau, where nothing is learned
     assert not Data.of(shape, x, bad).diverged.any()
+    cheap = torch.where(torch.arange(30) < 3, 4.0, 2 + 0.001 * y)  # a scale far from many runs that hardly differ
+    assert not Data.of(shape, x, cheap).diverged.any()
 
 
 def fitted(losses):

@@ -12,7 +12,7 @@
 | E       | the loss law: loss of the best hyperparameters at a scale                  | (n,)       | mean       |
 | bowl    | a quadratic in x~, the coarse shape of the landscape                       | (n,)       | mean       |
 | f, g    | what the bowl misses: shared by all scales; dying out towards the target   |            | kernel     |
-| T       | compression: linear near the optimum, logarithmic far from it, then flat   |            | compression|
+| T       | compression: linear near the optimum, logarithmic far from it              |            | compression|
 | theta   | everything above that is unknown, whitened: a priori independent N(0, 1)   | (m, p)     | prior      |
 | m       | members of the set: draws of theta around its maximum a posteriori         |            | fit        |
 

@@ -140,7 +140,8 @@ class Data:
         residual = tame - level[finite]
         scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
         unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
-        diverged = losses > middle + ABSURD * max(float(middle - y.min()), unit)
+        # nor is a cheap scale absurd beside many runs that hardly differ: ten times the median at least
+        diverged = losses > middle + ABSURD * max(float(middle - y.min()), unit, 0.1 * float(middle.abs()))
         worst = float((y - level[finite])[~diverged[finite]].max())
         y_of = torch.where(diverged, level + worst + WORSE * unit, losses)
         return Data(inputs, (y_of - y.min()) / unit, diverged, float(y.min()), unit, scale / unit, log)
