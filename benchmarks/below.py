@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.recorded import LLM_DEV, problem
+from benchmarks.recorded import LLM_DEV, lost, problem
 from tuner.opening import open_study
 from tuner.replay import Replay
 
@@ -31,7 +31,7 @@ def main() -> None:
                 rows = len(study.observations)
             seconds = time.perf_counter() - start
             best = min(run.loss for run in replay.truth.runs)
-            regret = 100 * float(replay.truth.score(rec.params)["smooth_relative_regret"])
+            regret = lost(replay.truth.score(rec.params))
             covered = ["yes" if held else "no" for held in replay.truth.told(rec.interval, 0.9)["covered"].values()]
             space = replay.problem.space
             widths = [space[n].encode(high) - space[n].encode(low) for n, (low, high) in rec.interval.items()]

@@ -27,7 +27,7 @@ import numpy as np
 
 import tuner
 from benchmarks.bowls import Bowl
-from benchmarks.recorded import problem
+from benchmarks.recorded import lost, problem
 from objectives.ridge import RandomFeatures
 from tuner.engine import recommend
 from tuner.execution import settle_in
@@ -90,10 +90,8 @@ def recorded(name: str) -> Truth:
     for scale in (*asked.proxies, asked.target):
         runs = [run for run in table.runs if run.scale == scale and math.isfinite(run.loss)]
         answers = [asked.to_raw(asked.to_base(run.params, run.scale), asked.target) for run in runs]
-        scored = [truth.score(answer) for answer in answers]
-        smooth = truth.smooth is not None
-        regrets = [s["smooth_relative_regret"] if smooth else s["relative_regret"] for s in scored]
-        rows[scale] = np.array([run.loss for run in runs]), np.array(regrets, dtype=float)
+        regrets = [lost(truth.score(answer)) / 100 for answer in answers]
+        rows[scale] = np.array([run.loss for run in runs]), np.array(regrets)
     whole = table.cost_at(asked.target)
     return Truth(rows, {scale: table.cost_at(scale) / whole for scale in rows}, asked.target)
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recorded import problem
-from benchmarks.slips import drawn
-from tuner import engine
+from benchmarks.slips import drawn, regret
 from tuner.replay import Replay
 from tuner.scale import by_scale
 from tuner.trial import Observation
@@ -40,13 +39,6 @@ def the_worst(runs: list[Observation], share: float) -> list[Observation]:
             if runs[i].loss > edge:
                 told[i] = replace(runs[i], loss=math.inf)
     return told
-
-
-def regret(replay: Replay, runs: list[Observation], seed: int) -> float:
-    scored = replay.truth.score(engine.best(replay.problem, runs, seed=seed))
-    lost = scored["smooth_relative_regret"] if replay.truth.smooth else scored["relative_regret"]
-    assert lost is not None
-    return 100 * lost
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.recorded import LLM_DEV, problem
+from benchmarks.recorded import LLM_DEV, lost, problem
 from tuner import engine
 from tuner.replay import Replay
 from tuner.runs import Run
@@ -51,7 +51,7 @@ def check(replay: Replay, seed: int) -> list[float]:
     sd = float(np.mean(high - low)) / (2 * 1.645)
     told = truth.told(rec.interval, 0.9)
     z = (np.mean([run.loss for run in top]) - mean.mean()) / sd
-    regret = 100 * float(truth.score(rec.params)["smooth_relative_regret"])
+    regret = lost(truth.score(rec.params))
     predicted = 100 * rec.expected_regret / abs(best)
     covered, score = (float(np.mean(list(told[key].values()))) for key in ("covered", "interval_score"))
     return [z, covered, score, regret, predicted]

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,28 +83,32 @@ def problem(name: str, folder: Path) -> StudyFile:
     return read(path)
 
 
-def at(entry: dict[str, Any], spent: float, key: str) -> float | None:
-    """A regret once a cost is spent; None before the first answer."""
-    reached = [line[key] for line in entry["trace"] if line["target_runs"] <= spent * (1 + 1e-9)]
-    return reached[-1] if reached else None
+def lost(scored: Mapping[str, float | None]) -> float:
+    """Relative regret in percent: by the quadratic where there is one, else by the nearest row; inf: no answer."""
+    smooth, nearest = scored["smooth_relative_regret"], scored["relative_regret"]
+    told = nearest if smooth is None else smooth
+    return math.inf if told is None else 100 * told
 
 
-def quantiles(values: Sequence[float | None]) -> str:
-    """Median (90th percentile) in percent; nothing where a search has no answer yet."""
-    if any(v is None for v in values):
+def at(entry: dict[str, Any], spent: float) -> float:
+    """What is lost once a cost is spent."""
+    reached = [line for line in entry["trace"] if line["target_runs"] <= spent * (1 + 1e-9)]
+    return lost(reached[-1]) if reached else math.inf
+
+
+def quantiles(values: Sequence[float]) -> str:
+    """Median (90th percentile); nothing where a search has no answer yet."""
+    if not np.isfinite(values).all():
         return "-"
-    middle, high = np.quantile([100 * v for v in values if v is not None], [0.5, 0.9])
+    middle, high = np.quantile(values, [0.5, 0.9])
     return f"{middle:.3f} ({high:.3f})"
 
 
 def lines(name: str, methods: dict[str, Any], budget: float) -> Iterator[str]:
     for told in methods.values():
         entries = told["seeds"]
-        key = (
-            "relative_regret" if entries[0]["trace"][-1]["smooth_relative_regret"] is None else "smooth_relative_regret"
-        )
         limit = max(budget, max(entry["trace"][-1]["target_runs"] for entry in entries))
-        cells = [quantiles([at(entry, part * limit, key) for entry in entries]) for part in (0.1, 0.2, 0.5, 1)]
+        cells = [quantiles([at(entry, part * limit) for entry in entries]) for part in (0.1, 0.2, 0.5, 1)]
         covered = " ".join(f"{share:.2f}" for share in told["summary"]["coverage"].values()) or "-"
         seconds = np.median([entry["seconds_per_proposal"] for entry in entries])
         trials = np.median([len(entry["trace"]) for entry in entries])

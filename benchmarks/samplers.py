@@ -24,7 +24,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.recorded import problem
+from benchmarks.recorded import lost, problem
 from tuner.execution import settle_in
 from tuner.integrations.optuna import TransferSampler
 from tuner.replay import Replay
@@ -114,11 +114,7 @@ def searched(name: str, method: str, seed: int, budget: float) -> tuple[float, i
         params: Mapping[str, Any] = study.sampler.recommend(study).params
     else:
         params = {n: v for n, v in study.best_params.items() if n in names}
-    told = table.replay.truth.score(params)
-    smooth = told["smooth_relative_regret"]
-    return 100 * float(told["relative_regret"] if smooth is None else smooth), sum(
-        t.state == TrialState.COMPLETE for t in study.trials
-    )  # type: ignore
+    return lost(table.replay.truth.score(params)), sum(t.state == TrialState.COMPLETE for t in study.trials)
 
 
 def main() -> None:

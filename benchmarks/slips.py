@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.recorded import LLM_DEV, problem
+from benchmarks.recorded import LLM_DEV, lost, problem
 from tuner import engine
 from tuner.outlier import too_low
 from tuner.replay import Replay
@@ -38,10 +38,9 @@ def spoilt(runs: list[Observation], which: int, loss: float) -> list[Observation
     return [replace(run, loss=loss) if i == which else run for i, run in enumerate(runs)]
 
 
-def regret(replay: Replay, runs: list[Observation]) -> float:
+def regret(replay: Replay, runs: list[Observation], seed: int) -> float:
     """Of the answer, in percent."""
-    lost = replay.truth.score(engine.best(replay.problem, runs, seed=0))["smooth_relative_regret"]
-    return np.nan if lost is None else 100 * lost
+    return lost(replay.truth.score(engine.best(replay.problem, runs, seed=seed)))
 
 
 def main() -> None:
@@ -59,14 +58,14 @@ def main() -> None:
                 draws = [drawn(replay, count, seed) for seed in range(DRAWS)]
                 doubts = [too_low(replay.problem, spoilt(runs, i, LOW * runs[i].loss)) == i for runs, i in draws]
                 false = [too_low(replay.problem, runs) is not None for runs, _ in draws]
-                lost = [
+                found = [
                     [
-                        regret(replay, told)
+                        regret(replay, told, seed=0)
                         for told in (runs, spoilt(runs, i, LOW * runs[i].loss), spoilt(runs, i, HIGH))
                     ]
                     for runs, i in (draws[seed] for seed in seeds)
                 ]
-                cells = [f"{np.median(r):.3f} ({max(r):.3f})" for r in zip(*lost, strict=True)]
+                cells = [f"{np.median(r):.3f} ({max(r):.3f})" for r in zip(*found, strict=True)]
                 print(f"| {' | '.join([name, str(count), str(sum(doubts)), str(sum(false)), *cells])} |", flush=True)
 
 

@@ -22,6 +22,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.recorded import lost
+
 Entries = Sequence[Mapping[str, Any]]
 Results = Mapping[str, Mapping[str, Entries]]  # problem -> method -> a search a seed
 TAIL = 1e-5  # relative regrets below are drawn there
@@ -40,11 +42,7 @@ def merged(paths: Sequence[Path]) -> dict[str, dict[str, Entries]]:
 
 def regrets(entries: Entries) -> np.ndarray:
     """Final relative regrets, percent; infinite where there is no answer."""
-    last = [entry["trace"][-1] for entry in entries]
-    key = (
-        "relative_regret" if any(line["smooth_relative_regret"] is None for line in last) else "smooth_relative_regret"
-    )
-    return np.array([math.inf if line[key] is None else 100 * line[key] for line in last])
+    return np.array([lost(entry["trace"][-1]) for entry in entries])
 
 
 def middle(entries: Entries) -> tuple[float, float, float]:
@@ -78,19 +76,22 @@ def behind(methods: Mapping[str, Entries]) -> Iterator[str]:
 def calibration_table(results: Results) -> Iterator[str]:
     yield "| problem | searches | 50 % covered | 90 % covered | width | score | predicted regret % | realised |"
     yield "|---|---|---|---|---|---|---|---|"
-    everything: list[Mapping[str, Any]] = []
-    for problem, methods in results.items():
-        known = [entry for entry in methods["transfer"] if entry["covered"]]
-        everything += known
-        yield line(problem, known)
-    yield line("all", everything)
+    everything = {name: told_by(methods) for name, methods in results.items()}
+    pairs = {name: predicted_and_realised(entries) for name, entries in everything.items()}
+    for problem, entries in everything.items():
+        yield line(problem, entries, pairs[problem])
+    yield line("all", [e for entries in everything.values() for e in entries], np.concatenate(list(pairs.values())))
 
 
-def line(problem: str, entries: Entries) -> str:
+def told_by(methods: Mapping[str, Entries]) -> Entries:
+    """Searches of the tuner that ended with an interval."""
+    return [entry for entry in methods["transfer"] if entry["covered"]]
+
+
+def line(problem: str, entries: Entries, pairs: np.ndarray) -> str:
     half, most = (share(entries, key) for key in ("covered_half", "covered"))
     width, score = (np.concatenate([list(e[key].values()) for e in entries]) for key in ("width", "interval_score"))
-    pairs = np.array([pair for entry in entries if (pair := predicted_and_realised(entry))])
-    medians = [f"{100 * m:.3g}" for m in np.median(pairs, 0)] if len(pairs) else ["", ""]
+    medians = [f"{m:.3g}" for m in np.nanmedian(pairs, 0)]
     told = [
         problem,
         f"{len(entries)}",
@@ -106,15 +107,11 @@ def share(entries: Entries, key: str) -> float:
     return float(np.mean([held for entry in entries for held in entry[key].values()]))
 
 
-def predicted_and_realised(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Relative regrets. The best loss is that of any answer that was not it."""
-    scored = [row for row in entry["trace"] if row["regret"]]
-    if not scored or entry["predicted_regret"] is None:
-        return None
-    best = scored[-1]["regret"] / scored[-1]["relative_regret"]
-    last = entry["trace"][-1]
-    smooth = last["smooth_relative_regret"]
-    return entry["predicted_regret"] / best, last["relative_regret"] if smooth is None else smooth
+def predicted_and_realised(entries: Entries) -> np.ndarray:
+    """(searches, 2) relative regrets of one problem, percent. The best loss is told by any answer that was not it."""
+    scored = (row for entry in entries for row in entry["trace"] if row["regret"])
+    best = next((row["regret"] / row["relative_regret"] for row in scored), math.nan)
+    return np.array([[100 * e["predicted_regret"] / best, lost(e["trace"][-1])] for e in entries]).reshape(-1, 2)
 
 
 def figure(results: Results, path: Path) -> None:
@@ -122,12 +119,11 @@ def figure(results: Results, path: Path) -> None:
     shown, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
     colours = plt.get_cmap("tab20")
     for k, (problem, methods) in enumerate(results.items()):
-        known = [entry for entry in methods["transfer"] if entry["covered"]]
+        known = told_by(methods)
         held = [share(known, "covered_half"), share(known, "covered")]
         left.plot([0.5, 0.9], held, "o-", color=colours(k % 20), alpha=0.7, label=problem)
-        pairs = np.array([pair for entry in known if (pair := predicted_and_realised(entry))])
-        if len(pairs):
-            right.loglog(*np.maximum(pairs, TAIL).T, "o", color=colours(k % 20), alpha=0.6, ms=4)
+        pairs = np.maximum(predicted_and_realised(known) / 100, TAIL)
+        right.loglog(*pairs.T, "o", color=colours(k % 20), alpha=0.6, ms=4)
     left.plot([0.4, 1], [0.4, 1], color="grey", lw=1, ls="--")
     left.set(
         xlabel="stated probability", ylabel="share of intervals that hold the optimum", xlim=(0.4, 1), ylim=(0, 1.03)
