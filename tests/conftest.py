@@ -1,8 +1,12 @@
 """A study small enough to run in a test: a bowl whose optimum is known, and a study file in a folder of its own."""
 
+import signal
 import sys
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background: what Ctrl-C does is tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BOWL = '''
 import math, os, time

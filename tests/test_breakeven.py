@@ -202,8 +202,10 @@ def test_the_object_is_json_and_never_is_null():
 
 def test_what_lies_at_an_end_of_what_was_looked_at_is_told_as_beyond():
     low, high = EXPONENTS[[0, -1]]
-    assert Span.of(np.array([low, low, 1.0])).on(EXPONENTS) == "<=0.05 (<=0.05 .. 1)"
-    assert Span.of(np.array([1.0, high])).on(EXPONENTS).endswith(".. >=4)")
+    told = Span.of(np.array([low, low, 1.0]), low, high)
+    assert str(told) == "<=0.05 (<=0.05 .. 1)"
+    assert told.as_json() == {"median": None, "interval": [None, 1.0]}
+    assert str(Span.of(np.array([1.0, high]), low, high)).endswith(".. >=4)")
 
 
 def test_no_smaller_proxy_is_refused():

@@ -8,7 +8,7 @@ from test_engine import PROXIES, SPACE, loss, problem, record
 
 import tuner
 from tuner import engine
-from tuner.outlier import FEWEST, too_low
+from tuner.outlier import FEWEST, absurd, borne_out, too_low
 from tuner.trial import Observation
 
 
@@ -85,3 +85,48 @@ def test_nothing_is_said_of_few_runs_or_of_diverged_ones():
     assert too_low(asked, [*runs[1:], slip]) is None
     assert too_low(asked, [replace(run, loss=float("inf")) for run in runs]) is None
     assert too_low(asked, []) is None
+
+
+def runs_of(*scales):
+    """At the middle of the space, losses a scale."""
+    middle, widths = SPACE.decode(np.array([0.5, 0.5, 0.5])), (32, 64, 128, 256)
+    return [
+        Observation(middle, tuner.Scale(width=width), loss, 1.0)
+        for width, losses in zip(widths, scales, strict=False)
+        for loss in losses
+    ]
+
+
+NEARLY = 2 + 1e-4 * np.arange(9)
+
+
+@pytest.mark.parametrize(
+    ("scales", "counted"),
+    [
+        ([1 + 0.1 * np.arange(10), [1e12]], 1),
+        ([1 + 0.1 * np.arange(10), [3.0] * 10], 0),  # half on a plateau, where nothing is learned
+        ([[4.0] * 3, NEARLY, NEARLY], 0),  # a scale far from many runs that hardly differ
+        ([np.array([4.0] * 3) - 2, NEARLY - 2, NEARLY - 1], 0),  # wherever nothing of a loss is
+        ([NEARLY, NEARLY - 0.1, NEARLY - 0.2, [1e6] * 9], 9),  # a whole scale
+        ([[0.0] * 9, [0.1] * 3], 0),  # most are perfect
+        ([10 ** -np.linspace(0, 4, 30), [50.0]], 0),  # told apart by their logarithm
+        ([[2.0]], 0),
+        ([], 0),
+    ],
+)
+def test_what_is_beyond_all_reason_counts_as_diverged_and_no_scale_for_being_cheap(scales, counted):
+    runs = runs_of(*scales)
+    assert sum(run.loss > absurd(runs) for run in runs) == counted
+    assert [run.diverged for run in borne_out(problem(), runs)] == [run.loss > absurd(runs) for run in runs]
+
+
+def test_an_answer_says_which_losses_count_as_diverged():
+    asked = problem(tuner.SearchSpace({name: SPACE[name] for name in ("lr", "batch_size")}))
+    runs = record(asked, 20)
+    bent = [replace(run, loss=1e9) if i in (3, 7) else run for i, run in enumerate(runs)]
+    broken = [replace(run, loss=float("inf")) if i in (3, 7) else run for i, run in enumerate(runs)]
+    told, expected = engine.recommend(asked, bent), engine.recommend(asked, broken)
+    assert told.params == expected.params
+    assert [reason for reason in told.reasons if reason not in expected.reasons] == [
+        f"2 runs with a loss above {absurd(bent):.3g}, far beyond what the others differ by, count as diverged"
+    ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tuner import engine
+from tuner import engine, transfer
 from tuner.doubts import _wider
 from tuner.errors import BadInput
 from tuner.landscape import DRAWS, Landscape, exponent
@@ -207,10 +207,14 @@ def test_what_the_largest_proxys_setting_loses_is_put_up_with_where_the_toleranc
 def test_runs_at_scales_that_a_study_does_not_list_are_judged_like_others():
     problem, observations = study()
     answer = engine.recommend(problem, observations)
-    for listed in (problem.proxies[:1], problem.proxies[1:], (Scale(width=48),)):
-        judged = judge(replace(problem, proxies=listed), observations, answer)
+    nearest, word = [], transfer._verdict
+    for listed in (problem.proxies[:1], problem.proxies[1:], (Scale(width=48),), (Scale(width=256),)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer, "_verdict", lambda *args: nearest.append(args[-2]) or word(*args))
+            judged = judge(replace(problem, proxies=listed), observations, answer)
         assert [gap.scale["width"] for gap in judged.gaps] == list(WIDTHS)
         assert judged.verdict == "transfer"
+    assert nearest == [True, True, True, False]  # whether a larger proxy is to be had
 
 
 def test_a_slip_of_the_record_is_not_what_was_measured():
@@ -236,6 +240,9 @@ def test_a_slip_of_the_record_is_not_what_was_measured():
         (Float(0.0, 1.0), "high", None),  # nor more of a share than all
         (Float(0.0, 0.5), "high", 0.625),
         (Float(-1.0, 1.0), "high", 1.5),
+        (Float(-1.0, 1.0), "low", -1.5),
+        (Float(-5.0, -1.0), "low", -6.0),
+        (Int(-8, 8), "low", -12.0),
         (Float(1e-4, 1.0, log=True), "high", 10.0),
         (Int(1, 8), "low", None),
         (Int(2, 8), "low", 1.0),
@@ -245,13 +252,39 @@ def test_a_slip_of_the_record_is_not_what_was_measured():
 )
 def test_an_end_is_widened_by_a_quarter_of_the_range_but_not_beyond_what_there_is(dimension, which, wider):
     bound, beyond = (dimension.low, -1) if which == "low" else (dimension.high, 1)
-    assert _wider(dimension, bound, beyond) == (None if wider is None else pytest.approx(wider))
+    assert _wider(dimension, "", bound, beyond) == (None if wider is None else pytest.approx(wider))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "wider"),
+    [(Float(0.0, 0.9), 0.95), (Float(0.0, 0.2), 0.25), (Float(0.8, 0.999), 0.9995), (Float(0.1, 1.0, log=True), None)],
+)
+def test_a_share_has_an_end(dimension, wider):
+    for role in ("dropout", "beta2"):
+        assert _wider(dimension, role, dimension.high, 1) == (None if wider is None else pytest.approx(wider))
+
+
+def test_a_scale_of_absurd_losses_is_one_of_diverged_runs():
+    """Nine at width 128, of which no run is near what the others reach: nothing is known of an optimum there."""
+    problem, observations = study(widths=(16, 32, 64, 128))
+    for loss in (math.inf, 1e6):
+        bad = [replace(run, loss=loss) if run.scale["width"] == 128 else run for run in observations]
+        _, judged = told(problem, bad)
+        assert [gap.scale["width"] for gap in judged.gaps] == [16, 32, 64]
+        assert judged.verdict == "undetermined"
+        assert "all 9 runs at width 128 diverged" in judged.reasons[0]
 
 
 def test_runs_larger_than_the_target_are_no_proxies():
     problem, observations = study(widths=(32, 64, 128, 2048))
     _, judged = told(problem, observations)
     assert [gap.scale["width"] for gap in judged.gaps] == [32, 64, 128]
+    listed = replace(problem, proxies=problem.proxies[:3])  # and what is left out does not make them so
+    seen, best_of = [], transfer._best
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "_best", lambda asked, runs, seed: seen.append(asked) or best_of(asked, runs, seed))
+        told(listed, observations)
+    assert [[scale["width"] for scale in asked.proxies] for asked in seen] == [[64, 128], [32, 64]]
 
 
 def test_evidence_that_failed_leaves_nothing_certain():
@@ -297,6 +330,26 @@ def test_direct_tuning_pays_where_what_proxies_tell_leaves_more_than_is_allowed(
     assert any("takes 158 target runs of direct tuning" in text for text in said) == (expected == "direct")
 
 
+def test_proxies_that_tell_all_leave_nothing_to_direct_tuning():
+    """A drift of either of two courses, which three proxies tell apart; and three hyperparameters that move alike."""
+    rng, pool = np.random.default_rng(0), np.linspace(0, 1, 1001)[:, None]
+    target, far = 0.3 + 0.02 * rng.standard_normal((DRAWS, 1)), 0.6 + 0.05 * rng.standard_normal((DRAWS, 1))
+    below = np.array([1 / 16, 1 / 8, 1 / 4])
+    courses = np.log(1 / below) / np.log(16), (1 / below - 1) / 15
+    proxies = target + far * np.where(rng.random((DRAWS, 1)) < 0.5, *courses)
+    losses = [10 * (pool[:, 0] - place) ** 2 for place in (*proxies.T[:, :, None], target)]
+    three = 0.45 + 0.05 * rng.standard_normal((DRAWS, 1, 3))
+    around = np.vstack([c + 0.05 * rng.standard_normal((64, 3)) for c in (0.45, 0.5)])
+    alike = [10 * np.square(around - place).sum(2) for place in (three, three, three + 0.05)]
+    problem, _ = study()
+    sizes, allowed, ones = Sizes.of(problem), Allowed(1e-4, "a run's noise"), np.ones(DRAWS)
+    law = Law(ones, 1, 2.0, 2.5 * ones, ones, ones, ones, ones)
+    for land in (landscape(pool, np.array(losses)), landscape(around, np.array(alike))):
+        asked = replace(problem, space=SearchSpace({f"x{j}": SPACE["lr"] for j in range(land.pool.shape[1])}))
+        gap = land.gap(asked, len(land.losses) - 2, Scale(width=128), 9, allowed, None)
+        assert _verdict(land, gap, law, sizes, (), True, allowed)[0] == "undetermined"
+
+
 def test_an_axis_that_a_preset_says_nothing_of_has_raw_coordinates():
     """Under muP the rate is carried over width; over steps it is what it is, and here goes as steps^-0.5."""
     rule, axes = applied("mup-adamw"), (100, 200, 400, 1600)
@@ -305,8 +358,12 @@ def test_an_axis_that_a_preset_says_nothing_of_has_raw_coordinates():
     assert preset("completedp-adamw").carries(SPACE, "lr", "steps", ["steps"])
     assert not preset("sp-adamw").carries(SPACE, "lr", "width", ["width"])
     assert preset("mup-adamw").carries(SPACE, "lr", "depth", ["params", "depth"])  # whose width depth takes from
-    share = SearchSpace({"dropout": Float(0.0, 0.5)})
-    assert not preset("mup-adamw").carries(share, "dropout", "width", ["width"])
+    others = SearchSpace({name: Float(0.0, 0.5) for name in ("dropout", "temperature", "beta2", "lr_multiplier")})
+    rules = preset("mup-adamw"), applied("mup-adamw")
+    held = {name: [rule.carries(others, name, "width", ["width"]) for rule in rules] for name in others}
+    assert held == {"dropout": [0, 0], "temperature": [0, 0], "beta2": [1, 1], "lr_multiplier": [0, 1]}
+    assert not preset("completedp-adamw").carries(others, "temperature", "tokens", ["tokens"])
+    assert not preset("mup-adamw", {"lr": {"width": 0}}).carries(SPACE, "lr", "width", ["width"])  # as its owner says
     *proxies, target = (Scale(steps=n) for n in axes)
     problem = Problem(SPACE, target, tuple(proxies), target, rule, lambda p, s: s["steps"])
     rng, runs = np.random.default_rng(0), []

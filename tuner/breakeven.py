@@ -14,7 +14,7 @@ from tuner.errors import BadInput, is_number
 from tuner.problem import Problem
 from tuner.scale import Scale
 from tuner.space import Categorical
-from tuner.theorem import Allowed, Law, Proxy, Sizes, Span, searched
+from tuner.theorem import MODELS, SIZES, Allowed, Law, Proxy, Sizes, Span, searched
 
 Array = NDArray[np.float64]
 
@@ -193,13 +193,13 @@ class BreakEven:
             lines=lines,
             direct=Span.of(law.missed(budget + 1)),
             best=min(lines, key=lambda line: line.loses.middle).scale,
-            size=Span.of(law.best_size(budget + 1)),
+            size=Span.of(law.best_size(budget + 1), least=SIZES[0]),
             crossing=Span.of(law.break_even(proxies, allowed.loss)),
             allowed=allowed,
             directly=Span.of(directly),
             from_below=Span.of(below),
             split=Span.of(law.split(allowed.loss)),
-            largest=Span.of(law.largest(budget + 1)),
+            largest=Span.of(law.largest(budget + 1), MODELS[0], MODELS[-1]),
             law=law,
             axis=sizes.axis,
             origin=origin,
@@ -207,8 +207,8 @@ class BreakEven:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Spans as {"median", "interval"}; an infinite end, never, as null."""
-        law = {name: getattr(self.law, name) for name in ("h", "search", "gap", "bias", "alpha", "beta")}
+        """Spans as {"median", "interval"}; null is what is infinite, never, or beyond what was looked at."""
+        constants = {name: Span.of(getattr(self.law, name)) for name in ("h", "search", "gap", "bias")} | self.law.rates
         return {
             "target": dict(self.target),
             "budget": self.budget,
@@ -231,7 +231,7 @@ class BreakEven:
             "to_allowed": {"direct": self.directly.as_json(), "below": self.from_below.as_json()},
             "split": self.split.as_json(),
             "largest_model": self.largest.as_json(),
-            "constants": {"r": self.law.r, **{name: Span.of(draws).as_json() for name, draws in law.items()}},
+            "constants": {"r": self.law.r, **{name: span.as_json() for name, span in constants.items()}},
             "axis": self.axis,
             "origin": self.origin,
             "unit": self.unit,

@@ -13,6 +13,7 @@ import torch
 
 from tuner.engine import RUNS_JUDGED, SCALES_JUDGED
 from tuner.landscape import DRAWS, Landscape
+from tuner.parametrization import MOVING_AVERAGES, REGULARISERS
 from tuner.posterior import generator_of
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
@@ -22,9 +23,10 @@ from tuner.surrogate.optimum import Points
 from tuner.theorem import SURE, Allowed, Sizes, Span
 from tuner.trial import Observation
 
-EDGE = 0.02  # of a range: candidates scatter by 0.03 of it at least, so one that is best this near an end was cut there
+EDGE = 0.01  # of a range: candidates scatter by 0.015 of it at least; the best this near an end was cut there
 FEW = 4  # integers: fewer are choices, of which one is an end more often than not
 WIDEN = 0.25  # of a range, beyond an end at which the optimum lies: room for the slope to turn, at a quarter more runs
+SHARES = REGULARISERS | MOVING_AVERAGES  # roles of what lies between nothing and one
 WAY = 17  # points on the way between two optima
 
 
@@ -52,7 +54,7 @@ def at_the_border(problem: Problem, land: Landscape) -> Iterator[str]:
             continue
         for bound, which, beyond in ((dimension.low, "low", -1), (dimension.high, "high", 1)):
             there = np.abs(best[:, j] - dimension.encode(bound)) < EDGE
-            if not there[-1] or (wider := _wider(dimension, bound, beyond)) is None:
+            if not there[-1] or (wider := _wider(dimension, problem.space.role(name), bound, beyond)) is None:
                 continue
             where = "every scale" if there.all() else "the target"
             yield (
@@ -61,10 +63,11 @@ def at_the_border(problem: Problem, land: Landscape) -> Iterator[str]:
             )
 
 
-def _wider(dimension: Float | Int, bound: float, beyond: int) -> float | None:
+def _wider(dimension: Float | Int, role: str, bound: float, beyond: int) -> float | None:
     """An end of a range, moved out by WIDEN of it; None where there is nothing beyond.
 
-    Of shares and rates nothing lies below nothing, of shares nothing above one, and of counts nothing below one.
+    Of what has no sign nothing lies below nothing, of counts nothing below one, of shares nothing above one: their high
+    end moves half of the way there at most.
     """
     if dimension.log:
         wider = bound * (dimension.high / dimension.low) ** (WIDEN * beyond)
@@ -72,9 +75,10 @@ def _wider(dimension: Float | Int, bound: float, beyond: int) -> float | None:
         wider = bound + WIDEN * beyond * (dimension.high - dimension.low)
     if isinstance(dimension, Int):
         wider = float(math.floor(wider) if beyond < 0 else math.ceil(wider))
-    least = min(dimension.low, 1.0 if isinstance(dimension, Int) else 0.0)
-    most = 1.0 if dimension.low >= 0 and dimension.high == 1 and not dimension.log else math.inf
-    wider = min(max(wider, least), most)
+    if dimension.low >= 0:
+        wider = max(wider, min(dimension.low, 1.0 if isinstance(dimension, Int) else 0.0))
+        share = role in SHARES or (dimension.high == 1 and not dimension.log)
+        wider = min(wider, (1 + bound) / 2) if share and bound <= 1 and beyond > 0 else wider
     return None if wider == bound else wider
 
 

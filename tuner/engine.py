@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tuner.acquisition import Knowledge
 from tuner.errors import BadInput
-from tuner.outlier import too_low
+from tuner.outlier import absurd, borne_out, too_low
 from tuner.parametrization import REGULARISERS
 from tuner.posterior import SCREEN, answers, candidates, fit_of, generator_of, one_thread, power_of_two
 from tuner.problem import SLACK, Problem
@@ -30,12 +30,10 @@ from tuner.space import Categorical, Params, Value
 from tuner.surrogate.fit import Fit
 from tuner.surrogate.mean import undrifted
 from tuner.surrogate.optimum import Moments, Points
-from tuner.trial import Observation, Proposal, Recommendation
+from tuner.trial import LEVEL, TAILS, Observation, Proposal, Recommendation
 
 Array = NDArray[np.float64]
 
-LEVEL = 0.9  # of an interval, unless said
-TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RUNS = 64  # points near where the optimum of a proxy may be
 WALL = 6.0  # height above the bottom of a valley, in standard deviations of a run, that is still in it
 BATCHES = (1, 2, 4)  # runs at one scale that are weighed together
@@ -78,7 +76,7 @@ def propose(
     generator = generator_of(seed, number)
     with torch.no_grad():
         points = candidates(problem, fitted, problem.target, generator)
-        owed = _owed(problem, [*observations, *pending], budget, among)
+        owed = _owed(problem, [*borne_out(problem, observations), *pending], budget, among)
         return _most_taught(problem, fitted, points, list(pending), generator, budget, owed, count, among)
 
 
@@ -280,7 +278,7 @@ def _answer(problem: Problem, fitted: Fit, generator: torch.Generator, level: fl
 
 
 def _doubted(problem: Problem, observations: Sequence[Observation]) -> Iterator[str]:
-    """That a run was left out."""
+    """That a run was left out, or taken for one that diverged."""
     if (i := too_low(problem, observations)) is not None:
         run = observations[i]
         params = ", ".join(f"{name} {value}" for name, value in problem.to_raw(run.params, run.scale).items())
@@ -288,6 +286,9 @@ def _doubted(problem: Problem, observations: Sequence[Observation]) -> Iterator[
             f"the loss {run.loss:g} at {run.scale} ({params}) is far below all that runs near it reached: taken for a "
             "slip of the record and left out; correct it, or run it again"
         )
+    most = absurd(observations)
+    if high := sum(most < run.loss < math.inf for run in observations):
+        yield f"{high} runs with a loss above {most:.3g}, far beyond what the others differ by, count as diverged"
 
 
 def _bound_to_data(problem: Problem) -> Iterator[str]:

@@ -148,19 +148,28 @@ class Landscape:
     def corrected(self) -> Array:
         """What is lost at the target by who knows the optima of all proxies and all that they tell of it, (draws,).
 
-        What they tell: least squares, over half of the draws, of the target's losses on the places of the smallest and
-        the largest proxy's optimum and their squares, by which the other half is corrected. That is all there is where
-        the landscape is a bowl, optima are normal, and the drift goes on as it went. The recommendation stays where it
-        is no worse: with many hyperparameters the draws are too few to tell.
+        What this way of telling loses where the target's own optimum is among the known, for which there are too few
+        draws and points, is no fault of the proxies: their losses are made smaller by that share. The recommendation
+        stays where it is no worse.
         """
-        places = self.pool[self.lowest[[0, -2]]].transpose(1, 0, 2).reshape(DRAWS, -1)
+        lost, spared = self._told_by(range(len(self.losses) - 1)), self._told_by([-1])
+        left = lost * max(0.0, 1 - spared.mean() / max(lost.mean(), np.finfo(float).tiny))
+        return min(left, self.regret("answer"), key=lambda draws: float(draws.mean()))
+
+    def _told_by(self, scales: Sequence[int]) -> Array:
+        """What the best guess of the target's optimum from those of some scales loses, (draws,).
+
+        Least squares, over half of the draws, of the target's losses on the places of the optima and their squares, by
+        which the other half is corrected: all there is to tell where the landscape is a bowl and optima are normal.
+        """
+        places = self.pool[self.lowest[scales]].transpose(1, 0, 2).reshape(DRAWS, -1)
         known, target = np.hstack([np.ones((DRAWS, 1)), places, places**2]), self.losses[-1]
         chosen = np.empty(DRAWS, dtype=int)
         for told, asked in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
             expected = known[asked] @ np.linalg.lstsq(known[told], target[told], rcond=None)[0]
             chosen[asked] = expected.argmin(1)
         lost: Array = target[np.arange(DRAWS), chosen] - target.min(1)
-        return min(lost, self.regret("answer"), key=lambda draws: float(draws.mean()))
+        return lost
 
     def moved(self, problem: Problem, s: int) -> Array:
         """b: how far the optimum at a scale lies from the target's, nats, (draws,)."""
@@ -233,8 +242,7 @@ def search_error(problem: Problem, fitted: Fit, generator: torch.Generator) -> t
     spread = np.sort(losses[:, :FILLING], axis=1)
     chances = [comb(np.arange(FILLING)[::-1], k - 1) / comb(FILLING, k) for k in SPREAD]
     lost = spread @ np.array(chances).T - losses.min(1)[:, None]  # (draws, K)
-    logs, runs = np.log(np.maximum(lost, TINY * lost.mean(0))), np.log(np.maximum(np.array(SPREAD) / choices, 1.0))
+    logs, runs = np.log(np.maximum(lost, TINY * lost.mean(0))), np.log(np.array(SPREAD) / choices)
     away = runs - runs.mean()
-    falls = -(logs @ away) / (away @ away) if away.any() else np.full(DRAWS, 2 / most)
-    falls = np.clip(falls, 2 / most, 2.0)
+    falls = np.clip(-(logs @ away) / (away @ away), 2 / most, 2.0)
     return np.exp(logs.mean(1) + falls * runs.mean()), 2 / falls

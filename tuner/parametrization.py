@@ -128,14 +128,14 @@ class Parametrization:
         exponents: role or hyperparameter -> axis -> gamma.
         theory: (role, axis) -> mean and standard deviation of d ln(raw optimum) / d ln(axis).
         limits: axes along which the model, and so its optimum, has a limit.
-        claims: axes over which it claims that base values stay, by its exponents or by what the model does.
+        claims: (role, axis) whose base values it claims to stay, by its exponents or by what the model does.
     """
 
     name: str = "none"
     exponents: Table = field(default_factory=dict)
     theory: Theory = field(default_factory=dict)
     limits: frozenset[str] = frozenset()
-    claims: frozenset[str] = frozenset()
+    claims: frozenset[tuple[str, str]] = frozenset()
 
     def exponent(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> float:
         """gamma of one hyperparameter along one axis, in a study whose scales have these axes.
@@ -172,7 +172,7 @@ class Parametrization:
 
     def carries(self, space: SearchSpace, name: str, axis: str, axes: Iterable[str]) -> bool:
         """Whether a hyperparameter's base value is meant to stay along an axis; if not, it is a raw one there."""
-        claimed = axis in self.claims and space.role(name) not in REGULARISERS
+        claimed = (space.role(name), axis) in self.claims and self.belief(space, name, axis, axes)[0] == 0
         return claimed or self.exponent(space, name, axis, axes) != 0
 
     def endless(self, axis: str) -> float:
@@ -201,22 +201,24 @@ class Parametrization:
 
 
 _WIDE = frozenset({"width", "params"})  # axes along which a network grows wider
+MOVING_AVERAGES = frozenset({"momentum", "beta1", "beta2", "one_minus_beta1", "one_minus_beta2"})  # roles
+_CARRIED = ("lr", "weight_decay", "init_scale", "eps", *MOVING_AVERAGES)  # roles that muP carries (TP-V, Table 1)
 
 REGULARISERS = frozenset({"dropout", "stochastic_depth", "label_smoothing", "mixup", "augmentation"})  # roles
 
 
 def _mup(name: str, exponents: Table, horizon: Theory) -> Parametrization:
     """Theory of a preset that claims its exponents: centred on them, as sure as muP is."""
-    claims = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
-    return Parametrization(name, exponents, {**horizon, **claims}, limits=_WIDE, claims=_WIDE)
+    theory = {(r, a): (_claimed(exponents, r, a), sd) for (r, a), sd in _MUP_SD.items()}
+    claims = frozenset((role, axis) for role in _CARRIED for axis in _WIDE)
+    return Parametrization(name, exponents, {**horizon, **theory}, limits=_WIDE, claims=claims)
 
 
 def _over_depth(name: str, exponents: Table, data: Theory) -> Parametrization:
     """A preset of muP that claims to hold over depth as well."""
     mup = _mup(name, exponents, {**_ADAM_HORIZON, **data})
-    deep = _WIDE | {"depth"}
-    claims = deep | {axis for _, axis in data}
-    return replace(mup, theory={**mup.theory, **_OVER_DEPTH, **data}, limits=deep, claims=claims)
+    claims = mup.claims | {(role, "depth") for role in _CARRIED} | frozenset(data)
+    return replace(mup, theory={**mup.theory, **_OVER_DEPTH, **data}, limits=_WIDE | {"depth"}, claims=claims)
 
 
 def _beliefs(exponents: Table) -> Theory:
@@ -299,4 +301,5 @@ def applied(name: str) -> Parametrization:
     left = {(r, a): (mean - _claimed(chosen.exponents, r, a), sd) for (r, a), (mean, sd) in chosen.theory.items()}
     if chosen.limits:
         left |= {("lr_multiplier", axis): (0.0, sd) for (role, axis), (_, sd) in left.items() if role == "lr"}
-    return replace(chosen, exponents={}, theory=left)
+    claims = chosen.claims | {("lr_multiplier", axis) for role, axis in chosen.claims if role == "lr"}
+    return replace(chosen, exponents={}, theory=left, claims=claims)

@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
 from tuner.space import Categorical
-from tuner.trial import Observation, Recommendation
+from tuner.trial import LEVEL, TAILS, Observation, Recommendation
 
 Array = NDArray[np.float64]
 
-SURE = 0.9  # the level of every interval here: what it says is wrong one time in ten where the surrogate is calibrated
-TAILS = ((1 - SURE) / 2, (1 + SURE) / 2)
+SURE = LEVEL  # the probability with which a verdict is right
 NOISE, TOLERANCE = "a run's noise", "the tolerance"
 EXPONENTS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 120))  # that a rate may have
 TOTALS = np.geomspace(1.001, 1e6, 600)  # target runs in which a break-even is looked for
@@ -43,28 +42,36 @@ SHARES = np.linspace(0.001, 0.999, 500)  # of a tolerated regret
 
 @dataclass(frozen=True)
 class Span:
-    """Posterior median and central 90 %; an end may be infinite, and all are not numbers where nothing can be said."""
+    """Posterior median and central 90 %; an end may be infinite, and all are not numbers where nothing can be said.
+
+    Args:
+        ends: of where it was looked for: what is at one may lie beyond.
+    """
 
     middle: float
     low: float
     high: float
+    ends: tuple[float, float] = (-math.inf, math.inf)
 
     @staticmethod
-    def of(draws: Array) -> Span:
+    def of(draws: Array, least: float = -math.inf, most: float = math.inf) -> Span:
         low, middle, high = np.quantile(draws, [TAILS[0], 0.5, TAILS[1]], method="nearest")  # infinity is no number
-        return Span(float(middle), float(low), float(high))
+        return Span(float(middle), float(low), float(high), (float(least), float(most)))
 
     def __str__(self) -> str:
-        return _span(_shown(self.middle), _shown(self.low), _shown(self.high))
+        middle, low, high = (self._shown(v) for v in (self.middle, self.low, self.high))
+        return middle if low == high else f"{middle} ({low} .. {high})"
 
-    def on(self, grid: Array) -> str:
-        """As text, where it was looked for on a grid: what is at an end of that may lie beyond."""
-        ends = {float(grid[0]): "<=", float(grid[-1]): ">="}
-        return _span(*(ends.get(v, "") + _shown(v) for v in (self.middle, self.low, self.high)))
+    def _shown(self, value: float) -> str:
+        if not math.isfinite(value):
+            return "none" if math.isnan(value) else "inf"
+        least, most = self.ends
+        return f"{'<=' if value == least else '>=' if value == most else ''}{value:.3g}"
 
     def as_json(self) -> dict[str, Any]:
-        """Infinity, and what is no number, as null."""
-        middle, low, high = (v if math.isfinite(v) else None for v in (self.middle, self.low, self.high))
+        """As null: infinity, what is no number, and what may lie beyond the grid it was looked for on."""
+        told = (v if math.isfinite(v) and v not in self.ends else None for v in (self.middle, self.low, self.high))
+        middle, low, high = told
         return {"median": middle, "interval": [low, high]}
 
 
@@ -85,14 +92,6 @@ class Allowed:
 
     def __str__(self) -> str:
         return f"{self.name} of {self.loss:.3g}"
-
-
-def _span(middle: str, low: str, high: str) -> str:
-    return middle if low == high else f"{middle} ({low} .. {high})"
-
-
-def _shown(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "none" if math.isnan(value) else "inf"
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,12 @@ class Law:
         """beta / alpha, (draws,)."""
         return self.beta / self.alpha
 
+    @property
+    def rates(self) -> dict[str, Span]:
+        """alpha and beta."""
+        least, *_, most = EXPONENTS
+        return {"alpha": Span.of(self.alpha, least, most), "beta": Span.of(self.beta, least, most)}
+
     def lost(self, size: float) -> Array:
         """c: what the optimum of a size loses at the target, (draws,)."""
         found: Array = self.bias * (size**-self.beta - 1) ** 2
@@ -222,15 +227,15 @@ class Law:
         costs = [1 + proxy.cost * self.runs(regret - self.biased(proxy)) for proxy in proxies]
         return self.runs(np.full_like(self.search, regret)), min(costs, key=lambda c: float(np.median(c)))
 
-    def break_even(self, proxies: Sequence[Proxy], noise: float) -> Array:
+    def break_even(self, proxies: Sequence[Proxy], allowed: float) -> Array:
         """Target runs from which on a direct search loses less than the best from below, (draws,); infinite: never.
 
-        A loss within one run's noise counts as that noise: nobody could tell which of two such searches is ahead.
+        A loss within what is allowed counts as that: of two searches so good neither is ahead.
         """
         each = np.array([self.below(TOTALS[:, None], proxy) for proxy in proxies])  # (proxies, totals, draws)
         best = np.median(each, axis=2).argmin(0)
-        below = np.maximum(each[best, np.arange(len(TOTALS))], noise)
-        direct = np.maximum(self.missed(TOTALS[:, None]), noise)
+        below = np.maximum(each[best, np.arange(len(TOTALS))], allowed)
+        direct = np.maximum(self.missed(TOTALS[:, None]), allowed)
         behind = direct > below
         first = np.where(behind.any(0), len(TOTALS) - behind[::-1].argmax(0), 0)  # after the last where it is behind
         ahead = np.append(direct < below, np.zeros((1, direct.shape[1]), dtype=bool), 0)

@@ -10,7 +10,8 @@ nobody could tell from nothing, or than the tolerance where that is more.
 | transfer     | the setting that is best at the largest proxy, unchanged in base coordinates, loses nothing;   |
 |              | and transfer is not weak, and no optimum moves in coordinates that are raw ones                |
 | corrected    | the recommendation loses nothing, and the verdict is not transfer                              |
-| direct       | neither; and tuning the target itself costs less than from below, corrected as well as can be  |
+| direct       | neither, the runs reach up to the largest proxy, and tuning the target itself costs less than   |
+|              | from below, corrected as well as can be                                                        |
 | undetermined | none of these, or the runs contradict each other, or are at fewer than three scales             |
 """
 
@@ -30,8 +31,8 @@ from tuner.outlier import borne_out
 from tuner.posterior import answers, fit_of, generator_of, one_thread
 from tuner.problem import Problem
 from tuner.scale import Scale, by_scale
-from tuner.theorem import EXPONENTS, SURE, TAILS, TOLERANCE, Allowed, Law, Sizes, Span
-from tuner.trial import Evidence, Observation, Recommendation
+from tuner.theorem import SURE, TOLERANCE, Allowed, Law, Sizes, Span
+from tuner.trial import TAILS, Evidence, Observation, Recommendation
 
 Array = NDArray[np.float64]
 
@@ -122,29 +123,30 @@ def judge(
         evidence: what was measured beside the runs.
     """
     allowed, sizes = Allowed.of(answer, tolerance), Sizes.of(problem, observations)
-    runs = by_scale(run.scale for run in observations if not run.diverged)
+    believed = borne_out(problem, observations)
+    runs = by_scale(run.scale for run in believed if not run.diverged)
     counts = {scale: len(group) for scale, group in runs.items()}
     told = [scale for scale in sizes.below(list(counts)) if counts[scale] >= RUNS_JUDGED]
     if len(told) + (counts.get(problem.target, 0) >= RUNS_JUDGED) < SCALES_JUDGED:
-        why = (*all_diverged(observations), too_few(problem, sizes, counts), *map(str, evidence))
+        why = (*all_diverged(believed), too_few(problem, sizes, counts), *map(str, evidence))
         return Transfer("undetermined", why, allowed, sizes)
     proxies = [told[round(i)] for i in np.linspace(0, len(told) - 1, min(SCALES, len(told)))]
     settings = {"answer": problem.space.encode(problem.to_base(answer.params, problem.target))}
-    left = _left_out(problem, observations, proxies, seed) if len(proxies) >= SCALES_JUDGED else {}
+    left = _left_out(problem, observations, sizes, proxies, seed) if len(proxies) >= SCALES_JUDGED else {}
     settings |= {name: place for name, (place, _) in left.items()}
     fitted, generator = fit_of(problem, observations, seed), generator_of(seed, len(observations))
     land = Landscape.of(problem, fitted, [*proxies, problem.target], settings, generator)
     gaps = tuple(
-        land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, borne_out(problem, observations), scale))
+        land.gap(problem, s, scale, counts[scale], allowed, _measured(problem, believed, scale))
         for s, scale in enumerate(proxies)
     )
     law = land.law(problem, sizes, proxies, search_error(problem, fitted, generator))
     tests = _tests(land, proxies, gaps[-1], allowed, {name: most for name, (_, most) in left.items()})
-    doubts = [*at_the_border(problem, land), *all_diverged(observations)]
+    doubts = [*at_the_border(problem, land), *all_diverged(believed)]
     doubts += [f"{test}: {test.otherwise}" for test in tests if test.otherwise and test.more >= SURE]
     doubts += jumped(problem, fitted, land, allowed)
     moved = [told for told, (_, low, high), carried in _drifts(problem, answer) if low * high > 0 and not carried]
-    nearest = sizes.below(problem.proxies)[-1:] in ([], [proxies[-1]])
+    nearest = not any(sizes(scale) > sizes(proxies[-1]) for scale in sizes.below(problem.proxies))
     verdict, said = _verdict(land, gaps[-1], law, sizes, moved, nearest, allowed)
     failed = [str(found) for found in evidence if found.verdict == "fail"]
     if doubts or verdict == "undetermined":
@@ -213,11 +215,11 @@ def _best(problem: Problem, observations: Sequence[Observation], seed: int) -> t
 
 
 def _left_out(
-    problem: Problem, observations: Sequence[Observation], proxies: Sequence[Scale], seed: int
+    problem: Problem, observations: Sequence[Observation], sizes: Sizes, proxies: Sequence[Scale], seed: int
 ) -> dict[str, tuple[Array, float]]:
     """What would have been answered without the smallest proxy; and, from the others, for the largest: as `_best`."""
     smallest, largest = proxies[0], proxies[-1]
-    scales = [scale for scale in by_scale(run.scale for run in observations) if scale != problem.target]
+    scales = sizes.below(list(by_scale(run.scale for run in observations)))
     others = tuple(scale for scale in scales if scale != smallest)
     most = problem.run_cost(largest)  # which others may share
     below = tuple(scale for scale in scales if scale != largest and problem.run_cost(scale) <= most)
@@ -264,7 +266,8 @@ def _verdict(
         if (directly < below).mean() >= SURE:
             said.append(
                 f"to lose no more than {allowed} takes {Span.of(directly)} target runs of direct tuning, and more from "
-                f"below: who knew the optimum of every proxy would still lose {Span.of(left)}"
+                f"below: by all that the optima of the proxies tell of the target's, who knew them would still lose "
+                f"{Span.of(left)}"
             )
             return "direct", said
     return "undetermined", said
@@ -306,7 +309,7 @@ def _further(
     pace = {"fast": "fast", "weak": "weak", "undetermined": "fast or not cannot be told"}[_pace(law)]
     seen = "beta is not told"
     if law.told:
-        seen = f"beta {Span.of(law.beta).on(EXPONENTS)}, beta / alpha {Span.of(law.ratio)}"
+        seen = f"beta {law.rates['beta']}, beta / alpha {Span.of(law.ratio)}"
     if law.told and _beyond_theory(law):
         seen += ", less than any limit allows: these scales are not in its regime yet"
-    yield f"in {sizes.axis} alpha {Span.of(law.alpha).on(EXPONENTS)}, {seen}; transfer is fast above {FAST}: {pace}"
+    yield f"in {sizes.axis} alpha {law.rates['alpha']}, {seen}; transfer is fast above {FAST}: {pace}"

@@ -14,6 +14,8 @@ from tuner.scale import Scale
 from tuner.space import Params, Value
 
 EVIDENCE = ("pass", "fail", "undetermined")
+LEVEL = 0.9  # of an interval, unless said: wrong one time in ten where the surrogate is calibrated
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine import LEVEL, landscape, optimum_path, recommend
+from tuner.engine import landscape, optimum_path, recommend
 from tuner.problem import Problem
 from tuner.record import DIVERGED, FINISHED, Entry
 from tuner.report.words import drift, number, prediction, text
@@ -25,7 +25,7 @@ from tuner.space import Categorical, Dimension, Params, Value
 from tuner.study import Study
 from tuner.theorem import Span
 from tuner.transfer import Transfer
-from tuner.trial import Observation, Recommendation
+from tuner.trial import LEVEL, Observation, Recommendation
 
 Array = NDArray[np.float64]
 Trace = dict[str, Any]
@@ -356,7 +356,7 @@ def _laws_panel(view: View, told: Transfer) -> Panel:
 def _above_zero(span: Span) -> Span:
     """For a logarithmic axis: what is below a thousandth of its upper end is drawn there."""
     least = 1e-3 * max(span.high, 1e-12)
-    return Span(*(max(v, least) for v in (span.middle, span.low, span.high)))
+    return Span(max(span.middle, least), max(span.low, least), max(span.high, least))
 
 
 def _power_law(xs: Sequence[float], losses: Sequence[float]) -> tuple[float, float, float] | None:

@@ -23,7 +23,7 @@ from tuner.report.coordinates import rows
 from tuner.report.versus import HEADINGS, lines
 from tuner.report.words import bill, bill_headings, drift, number, prediction, span
 from tuner.study import Study
-from tuner.theorem import EXPONENTS, MODELS, SIZES, Span
+from tuner.theorem import Span
 from tuner.trial import Recommendation
 
 console = Console(stderr=True, highlight=False)
@@ -179,14 +179,13 @@ def crossing(told: BreakEven) -> str:
         overtaken = f"at no budget{earliest}"
     beta = "" if told.law.told else " (not told by the runs)"
     total, size = f"{told.budget + 1:g} target runs", f"the target's {told.axis}"
-    alpha = Span.of(told.law.alpha).on(EXPONENTS)
     lines = [
         f"direct tuning loses less {overtaken}",
         f"no more than {told.allowed} is lost after {directly} target runs of direct tuning, or {below} from below; "
         f"the share of that best left to the bias of scale is {told.split}",
-        f"best size to search at, were any at hand: {told.size.on(SIZES)} of {size}",
-        f"largest model worth training for {total}: {told.largest.on(MODELS)} of {size}",
-        f"alpha {alpha}, beta {Span.of(told.law.beta).on(EXPONENTS)}{beta}, a run costs "
+        f"best size to search at, were any at hand: {told.size} of {size}",
+        f"largest model worth training for {total}: {told.largest} of {size}",
+        f"alpha {told.law.rates['alpha']}, beta {told.law.rates['beta']}{beta}, a run costs "
         f"{told.axis}^{told.law.r:.2f}, {Span.of(told.law.h)} hyperparameters that count; {told.origin}",
     ]
     return "\n".join(lines)

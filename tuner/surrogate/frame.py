@@ -12,7 +12,6 @@ from torch.nn.functional import one_hot
 
 DTYPE = torch.float64
 DECADE = 10.0  # median loss over the smallest, beyond which losses are told apart by their logarithm
-ABSURD = 100.0  # times as far above the median as that is above the smallest: a loss so high is as good as diverged
 WORSE = 3.0  # units above the worst loss that was told: where a diverged run is put
 
 
@@ -103,7 +102,7 @@ class Data:
     Args:
         inputs: (n, d + a) X.
         losses: (n,) (y - centre) / unit; of a diverged run, a little worse than the worst that was told.
-        diverged: (n,) which they are; a loss that is absurdly high is as good as diverged.
+        diverged: (n,) which they are.
         centre: y of the smallest loss seen.
         unit: the spread of y at one scale.
         spread: the spread of y over all scales, in units.
@@ -127,24 +126,20 @@ class Data:
         finite = torch.isfinite(losses)
         if not finite.any():
             return Data(inputs, torch.full_like(losses, WORSE), ~finite, 0.0, 1.0, 1.0)
-        if settled is not None and finite[:settled].any():
-            finite[settled:] = False
-        y, reaches = losses[finite], frame.split(inputs)[1] / frame.reach
-        above_zero = losses[torch.isfinite(losses)].min() > 0
-        log = bool(above_zero and y.median() > DECADE * y.min())
+        first = finite & (torch.arange(len(losses)) < (len(losses) if settled is None else settled))
+        first = first if first.any() else finite
+        log = bool(losses[finite].min() > 0 and losses[first].median() > DECADE * losses[first].min())
         if log:
-            losses, y = losses.log(), y.log()
-        middle = y.median()
+            losses = losses.log()
+        y, middle = losses[first], losses[first].median()
         tame = y.clamp(max=float(middle + 3 * (middle - y.min())))
-        level = _level(reaches, finite, tame)
-        residual = tame - level[finite]
+        level = _level(frame.split(inputs)[1] / frame.reach, first, tame)
+        residual = tame - level[first]
         scale = float(tame.max() - tame.min()) or 0.1 * max(float(middle.abs()), 1e-6)  # one run shows no spread
         unit = max(float(residual.abs().median()), (0.1 if len(y) < 4 else 1e-3) * scale)
-        # nor is a cheap scale absurd beside many runs that hardly differ: ten times the median at least
-        diverged = losses > middle + ABSURD * max(float(middle - y.min()), unit, 0.1 * float(middle.abs()))
-        worst = float((y - level[finite])[~diverged[finite]].max())
-        y_of = torch.where(diverged, level + worst + WORSE * unit, losses)
-        return Data(inputs, (y_of - y.min()) / unit, diverged, float(y.min()), unit, scale / unit, log)
+        worst = float((losses - level)[finite].max())
+        y_of = torch.where(finite, losses, level + worst + WORSE * unit)
+        return Data(inputs, (y_of - y.min()) / unit, ~finite, float(y.min()), unit, scale / unit, log)
 
     @property
     def height(self) -> float:

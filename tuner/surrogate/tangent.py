@@ -47,7 +47,7 @@ class Tangents:
     def _pulls(self) -> Tensor:
         """da, (p, n)."""
         runs = self.middle.data.inputs
-        noise = self._slope(lambda p: p.noise(runs)) * self.middle.pulls
+        noise = self._slope(lambda p: p.scatter) * self.middle.pulls
         moved = self._slope(lambda p: p.residual) - noise - self._kernel_slope(runs)
         return torch.cholesky_solve(moved.mT, self.middle.factor[0]).mT
 
