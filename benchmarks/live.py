@@ -99,7 +99,7 @@ def search(name: str, parametrization: str, seed: int, budget: float, chosen: Se
     runs = Serial(objective).submit([Trial(i, rec.params, target, 10**9 + i) for i in range(FRESH)]).result()
     loss = float(np.mean([run.loss if isinstance(run, Result) else np.inf for run in runs]))
     tolerated = max(told.allowed.loss, TOLERATED * abs(rec.loss))
-    within = [float((test.loses <= a).mean()) for a in (told.allowed.loss, tolerated) for test in told.tests[:2]]
+    within = [float((test.expected <= a).mean()) for a in (told.allowed.loss, tolerated) for test in told.tests[:2]]
     ratio = "" if told.law is None or not told.law.told else f", {Span.of(told.law.ratio)}"
     drifts = np.array([told_.drift["lr"]["width"] for told_ in (rec, unbelieving)])
     return Told(

@@ -303,7 +303,7 @@ def landscape(pool, losses):
     best = losses[-1].mean(0).argmin()
     pool, losses = np.vstack([pool[best], pool]), np.concatenate([losses[:, :, [best]], losses], 2)
     ranks = np.tile(np.arange(8.0), (len(losses), 1))
-    return Landscape(("answer",), pool, losses, losses.mean(1), np.full(len(losses), NOISE), ranks)
+    return Landscape(("answer",), pool, losses, losses.mean(1), np.full(len(losses), NOISE), ranks, np.arange(DRAWS))
 
 
 @pytest.mark.parametrize(("unknown", "expected"), [(0.1, "direct"), (0.0, "undetermined")])

@@ -46,7 +46,7 @@ class Gap:
     Args:
         loss: a_n, signed, in loss units. optimum: b_n, in nats over the numeric hyperparameters. regret: c_n.
         copied: what the setting that seems best there, unchanged in base coordinates, loses at the target.
-        within: the probability that this is no more than is allowed.
+        within: the probability that no more than is allowed is to be expected of it.
         noise: deviation of one run there.
         rank: Spearman correlation of the posterior means there and at the target, over settings that fill the space.
         measured: c as runs at the target show it: what the best setting that was run there lost at the target, where
@@ -86,6 +86,7 @@ class Landscape:
         losses: (scales, draws, k); the target is last. means: (scales, k), of the posterior.
         noises: (scales,) deviation of one run where the mean is lowest.
         spread: the same over settings that fill the space.
+        members: (draws,) which process of the set each draw is of.
     """
 
     named: tuple[str, ...]
@@ -94,6 +95,7 @@ class Landscape:
     means: Array
     noises: Array
     spread: Array
+    members: NDArray[np.intp]
 
     @staticmethod
     def of(
@@ -107,7 +109,8 @@ class Landscape:
             near = [candidates(problem, fitted, n, generator, rounds=2, count=NEAR)[-2 * NEAR :] for n in scales]
             pool = np.vstack([*settings.values(), *near])
             points = Points(fitted, torch.cat([problem.inputs(pool, scale) for scale in scales]))
-            losses = points.losses(*points.draws(DRAWS, generator)).numpy()
+            latent, members = points.draws(DRAWS, generator)
+            losses = points.losses(latent, members).numpy()
             filling = candidates(problem, fitted, scales[-1], generator)[:SCREEN]
             spread = [Points(fitted, problem.inputs(filling, scale)).mean.numpy() for scale in scales]
         shape = (len(scales), len(pool))
@@ -115,7 +118,7 @@ class Landscape:
         sd = (fitted.weights @ points.noise.sqrt()).numpy().reshape(shape)
         lowest, data = means.argmin(1), fitted.processes.data
         noises = [data.deviation(float(drawn[s, :, k].mean()), float(sd[s, k])) for s, k in enumerate(lowest)]
-        return Landscape(tuple(settings), pool, drawn, means, np.array(noises), np.array(spread))
+        return Landscape(tuple(settings), pool, drawn, means, np.array(noises), np.array(spread), members.numpy())
 
     @cached_property
     def lowest(self) -> NDArray[np.intp]:
@@ -129,6 +132,12 @@ class Landscape:
         there = self.losses[scale]
         lost: Array = there[:, k] - there.min(-1)
         return lost
+
+    def expected(self, lost: Array) -> Array:
+        """What is to be expected where a draw's process is right: means over its draws, (draws,)."""
+        sums, counts = np.bincount(self.members, lost), np.bincount(self.members)
+        found: Array = (sums / np.maximum(counts, 1))[self.members]
+        return found
 
     def excess(self, s: int) -> Array:
         """a: how far the optimum's loss at a scale lies above the target's, (draws,)."""
@@ -186,7 +195,7 @@ class Landscape:
             optimum=Span.of(self.moved(problem, s)),
             regret=Span.of(self.carried(s)),
             copied=Span.of(copied),
-            within=float((copied <= allowed.loss).mean()),
+            within=float((self.expected(copied) <= allowed.loss).mean()),
             noise=float(self.noises[s]),
             rank=float(spearmanr(self.spread[s], self.spread[-1]).statistic),
             measured=measured,
