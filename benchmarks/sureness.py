@@ -4,8 +4,8 @@
 
 Runs as of `benchmarks.predictive`: 26 rows of the cheaper cells of the four language models that may be developed on.
 Of every answer the probability that no more than a share of a run's noise is to be expected, for shares from 1/4 to 4,
-and whether it lost no more. Two readings: the expectation of each process of the set, over the set (as the verdict has it),
-and the loss itself, over all draws.
+and whether it lost no more. Two readings: the expectation of each process of the set, over the set (as the verdict has
+it), and the loss itself, over all draws.
 """
 
 from __future__ import annotations
