@@ -89,6 +89,10 @@ class Recorded:
         if below:
             scale = Scale({a: float(trial.suggest_categorical(a, values)) for a, values in self.axes.items()})
         trial.set_user_attr("cost", self.share(scale))
+        return self.loss(params, scale)
+
+    def loss(self, params: Mapping[str, Any], scale: Scale) -> float:
+        """By the spline."""
         place, chosen = self.parted(params)
         spline, least = self.splines[scale, chosen]
         return math.exp(max(least, float(spline(place[None])[0])))

@@ -4,8 +4,8 @@
         --output scaling.json --figure benchmarks/figures/scaling.svg
 
 The coordinator is the real one: its proposals, its record in SQLite, its loop. The cluster is not: a training (the
-537M/50B table's nearest row, at four of its proxies; its FLOPs at 4e14 a second, give or take a tenth) ends when a
-clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record
+537M/50B table as `benchmarks.samplers` reads it, at four of its proxies; its FLOPs at 4e14 a second, give or take a
+tenth) ends when a clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record
 of so many trials is there at the beginning; then all workers are given one, and `--window` trials
 are waited for. The time until all had one is told apart, and is not counted as idleness. `--output` adds to what the
 file holds, and the figure is of all that it holds.
@@ -114,7 +114,7 @@ class Simulated:
         [trial], future = trials, Future[list[Outcome]]()
         flops = self._table.share(trial.scale) * self._table.whole
         seconds = flops / SPEED * math.exp(SPREAD * self._rng.standard_normal())
-        outcome: list[Outcome] = [Result(self._table.nearest_loss(trial.params, trial.scale), flops, seconds)]
+        outcome: list[Outcome] = [Result(self._table.loss(trial.params, trial.scale), flops, seconds)]
         heapq.heappush(self._running, (self.clock + seconds, trial.number, future, outcome))
         if len(self._running) == self._workers and math.isnan(self.begun):
             self.begun = self.clock
@@ -143,7 +143,7 @@ def grown(table: Recorded, trials: int, url: str) -> Study:
         for _ in range(missing):
             scale = proxies[rng.choice(len(weights), p=weights / weights.sum())]
             params = asked.space.decode(rng.random(len(asked.space)))
-            loss = table.nearest_loss(params, scale) * (1 + 1e-3 * rng.standard_normal())
+            loss = table.loss(params, scale) * (1 + 1e-3 * rng.standard_normal())
             runs.append(Run(params, scale, loss, table.share(scale) * table.whole))
         study.record.add(asked.space, runs)
     return study
