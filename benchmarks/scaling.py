@@ -5,8 +5,8 @@
 
 The coordinator is the real one: its proposals, its record in SQLite, its loop. The cluster is not: a training (the
 537M/50B table as `benchmarks.samplers` reads it, at four of its proxies; its FLOPs at 4e14 a second, give or take a
-tenth) ends when a clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it would wait. A record
-of so many trials is there at the beginning; then all workers are given one, and `--window` trials
+tenth) ends when a clock says so, which runs on by the seconds that the coordinator really takes, and jumps where it
+would wait. A record of so many trials is there at the beginning; then all workers are given one, and `--window` trials
 are waited for. The time until all had one is told apart, and is not counted as idleness. `--output` adds to what the
 file holds, and the figure is of all that it holds.
 """

@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.predictive import sample
 from benchmarks.recorded import LLM_DEV, lost, problem
 from tuner import engine
+from tuner.landscape import Landscape
+from tuner.posterior import fit_of, generator_of
 from tuner.replay import Replay
-from tuner.transfer import judge
 
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0 + 1e-9)
@@ -39,10 +40,13 @@ def main() -> None:
             for seed in seeds:
                 runs = sample(replay, seed)
                 answer = engine.recommend(replay.problem, runs, seed=seed)
-                test, *_ = judge(replay.problem, runs, answer, seed=seed).tests
+                fitted, chance = fit_of(replay.problem, runs, seed), generator_of(seed, len(runs))
+                place = replay.problem.space.encode(replay.problem.to_base(answer.params, replay.problem.target))
+                land = Landscape.of(replay.problem, fitted, [replay.problem.target], {"answer": place}, chance)
+                loses = land.regret("answer")
                 realised = best * lost(replay.truth.score(answer.params)) / 100
                 mays = [share * answer.noise for share in SHARES]
-                told += [[(test.expected <= may).mean(), (test.loses <= may).mean(), realised <= may] for may in mays]
+                told += [[(land.expected(loses) <= may).mean(), (loses <= may).mean(), realised <= may] for may in mays]
     found = np.array(told, dtype=float)
     print("| probability told | expectations: held (cases) | losses: held (cases) |\n|---|---|---|")
     for low, high in pairwise(BINS):
