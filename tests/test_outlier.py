@@ -128,5 +128,5 @@ def test_an_answer_says_which_losses_count_as_diverged():
     told, expected = engine.recommend(asked, bent), engine.recommend(asked, broken)
     assert told.params == expected.params
     assert [reason for reason in told.reasons if reason not in expected.reasons] == [
-        f"2 runs with a loss above {absurd(bent):.3g}, far beyond what the others differ by, count as diverged"
+        f"losses above {absurd(bent):.3g}, far beyond what the others differ by, count as diverged: here 2"
     ]

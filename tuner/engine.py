@@ -288,7 +288,7 @@ def _doubted(problem: Problem, observations: Sequence[Observation]) -> Iterator[
         )
     most = absurd(observations)
     if high := sum(most < run.loss < math.inf for run in observations):
-        yield f"{high} runs with a loss above {most:.3g}, far beyond what the others differ by, count as diverged"
+        yield f"losses above {most:.3g}, far beyond what the others differ by, count as diverged: here {high}"
 
 
 def _bound_to_data(problem: Problem) -> Iterator[str]:
