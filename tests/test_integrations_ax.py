@@ -19,7 +19,7 @@ except ImportError:
     pytest.skip("no ax-platform: install the extra ax", allow_module_level=True)
 
 from tuner import engine
-from tuner.integrations.ax import TransferNode
+from tuner.integrations.ax import SAVED, TransferNode
 from tuner.parametrization import preset
 from tuner.problem import Problem
 from tuner.scale import Scale
@@ -76,7 +76,7 @@ def test_the_same_record_and_seed_give_the_engine_s_proposal_and_again_after_sav
     space, cost = SearchSpace({"lr": Float(1e-4, 1e-1, log=True)}), lambda params, scale: scale["width"] ** 2
     problem = Problem(space, Scale(width=2048), PROXIES, PROXIES[0], preset("mup-adam"), cost)
     runs = [
-        Observation(problem.to_base({"lr": lr}, scale), scale, loss(lr, width), width**2)
+        Observation(problem.to_base({"lr": lr}, scale), scale, round(loss(lr, width), SAVED), width**2)
         for k in range(6)
         for lr, width in [(0.002 * 1.7**k, 64 if k % 3 else 32)]
         for scale in [Scale(width=width)]

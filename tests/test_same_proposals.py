@@ -15,6 +15,7 @@ unless they are told alike, as here:
 | several at once | a batch of one scale                 | one by one, each knowing those under way               |
 | what broke      | is tried again                       | is not made again                                      |
 | default seed    | 0                                    | 0; Optuna: from the study's name                       |
+| losses          | as they are told                     | the same; Ax: to the ten decimals that it saves        |
 
 A budget counts a run as a 64th of what is left at least, keeps back what the verdict needs, and affords no dearer run:
 the one here is where none of this changes the first trials. A Dask cluster of one slot is in `test_cluster`.
@@ -43,7 +44,7 @@ def loss(lr, heads, width):
     """Best at lr 0.64 / width and 4 heads; it diverges a factor of 3 above that rate."""
     if lr * width > 3 * 0.64:
         return math.nan
-    return 1 + 4 / width + 0.1 * math.log(lr * width / 0.64) ** 2 + 0.05 * math.log(heads / 4) ** 2
+    return round(1 + 4 / width + 0.1 * math.log(lr * width / 0.64) ** 2 + 0.05 * math.log(heads / 4) ** 2, 10)
 
 
 def cost(scale):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FINISHED = (TrialStatus.COMPLETED, TrialStatus.EARLY_STOPPED)
 BROKEN = (TrialStatus.FAILED, TrialStatus.ABANDONED)
+SAVED = 10  # decimals of a metric that Ax keeps in its JSON: more would be another record once it is loaded
 
 
 class TransferNode(ExternalGenerationNode):
@@ -125,7 +126,7 @@ class TransferNode(ExternalGenerationNode):
                     broken.append(arm.parameters)
                 elif trial.status in FINISHED:
                     complete = trial.status == TrialStatus.COMPLETED
-                    value = sign * told.get((arm.name, metric), math.nan) if complete else math.inf
+                    value = round(sign * told.get((arm.name, metric), math.nan), SAVED) if complete else math.inf
                     cost = told.get((arm.name, str(self._asked.cost))) if complete else None
                     runs.append(Run(arm.parameters, value if math.isfinite(value) else math.inf, cost))
         return runs, broken
